@@ -1,0 +1,1 @@
+"""The world: model, codec, state. Knows no window and no network."""

@@ -1,0 +1,133 @@
+"""Every size and switch of the world model and its codec, as frozen dataclasses with named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semantics:
+    """The numerics in which public sources of SANA-WM disagree. The weights load under each of them."""
+
+    cap_camera_rms: bool = False  # scale UCPE-transformed q, k, v down to their RMS before the transform
+    padded_scale_camera: bool = False  # camera softmax divides by sqrt of the padded head width, always
+    padded_scale_stream: bool = False  # both softmax branches do so in a stream
+    carry_camera_conv: bool = True  # the camera key conv sees the previous chunk
+
+
+HEAD = Semantics()
+RELEASE_2026 = Semantics(padded_scale_camera=True, padded_scale_stream=True, carry_camera_conv=False)
+DIFFUSERS = Semantics(cap_camera_rms=True, padded_scale_camera=True)
+SGLANG = Semantics(cap_camera_rms=True, padded_scale_stream=True, carry_camera_conv=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The stage-1 transformer. Defaults are the released SANA-WM streaming model."""
+
+    dim: int = 2240
+    heads: int = 20  # of self-attention, main and camera branch
+    cross_heads: int = 20
+    depth: int = 20
+    softmax_blocks: tuple[int, ...] = (3, 7, 11, 15, 19)
+    ffn_ratio: float = 3.0
+    conv_taps: int = 4  # of the short convolution on keys
+    ffn_taps: int = 3  # of the temporal convolution in the FFN
+
+    latent_channels: int = 128
+    memory_channels: int = 0  # extra input channels: warped spatial memory
+    stride: tuple[int, int, int] = (8, 32, 32)  # pixels per latent over (frame, row, column)
+
+    caption_dim: int = 2304
+    caption_tokens: int = 300
+    words: int = 0  # rows of the learned word table; 0: text comes from an encoder
+
+    causal: bool = True  # False: the bidirectional release, the whole clip is one chunk
+    chunk: int = 3  # latent frames generated together
+    first_chunk: int = 4  # the same for chunk 0
+    window: int = 2  # cached chunks that softmax blocks see; -1: all
+    sink: bool = True  # chunk 0 stays in the window
+    levels: tuple[float, ...] = (1.0, 0.96, 0.889, 0.727)  # noise levels visited; 0.0 is implied
+
+    translation_scale: float = 1.0  # model units per metre
+    anchor: Literal["first", "upright"] = "first"  # poses relative to: frame 0 | a moving, level anchor
+    anchor_radius: float = float("inf")  # metres from the anchor at which it moves
+    plucker_origin: Literal["anchor", "previous"] = "anchor"  # moments about: anchor | last camera of the chunk before
+    moment_scale: float = 1.0  # model units per metre in the Plücker moments
+    first_looks_ahead: bool = True  # Plücker rays of latent 0: pixel frames 0…7, else eight copies of frame 0
+
+    semantics: Semantics = HEAD
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} does not split into heads={self.heads}")
+        if self.head_dim % 8:
+            raise ValueError(f"head width {self.head_dim} (dim {self.dim} / heads {self.heads}) must be a multiple of 8")
+        if self.dim % self.cross_heads:
+            raise ValueError(f"dim={self.dim} does not split into cross_heads={self.cross_heads}")
+        if any(not 0 <= i < self.depth for i in self.softmax_blocks):
+            raise ValueError(f"softmax_blocks={self.softmax_blocks} must lie in 0…{self.depth - 1}")
+        if self.chunk < 1 or self.first_chunk < 1:
+            raise ValueError(f"chunk={self.chunk} and first_chunk={self.first_chunk} must be at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def lone(self) -> bool:
+        """One latent frame per chunk: everything that looks ahead inside a chunk is dead, and not built."""
+        return self.causal and self.chunk == 1 and self.first_chunk == 1
+
+
+SANA_WM = ModelConfig()
+POCKET = ModelConfig(
+    dim=320,
+    heads=5,
+    cross_heads=5,
+    depth=9,
+    softmax_blocks=(3, 7),
+    latent_channels=32,
+    stride=(8, 16, 16),
+    caption_dim=64,
+    caption_tokens=8,
+    words=64,
+    chunk=1,
+    first_chunk=1,
+    window=8,
+    sink=False,  # an endless flight leaves its first picture behind: relative poses stay in the trained range
+    levels=(1.0, 0.6),
+    translation_scale=0.1,
+    anchor="upright",
+    anchor_radius=12.0,
+    plucker_origin="previous",
+    moment_scale=0.3,
+    first_looks_ahead=False,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """The small causal streaming codec of `pocket`: one latent frame stands for 8 pixel frames."""
+
+    width: int = 256
+    height: int = 160
+    frames: int = 8  # pixel frames per latent frame
+    stride: int = 16  # pixels per latent cell
+    latent_channels: int = 32
+    encoder_widths: tuple[int, int, int] = (32, 128, 256)  # at 1/4, 1/8, 1/16 of the size
+    decoder_widths: tuple[int, int, int, int] = (320, 192, 48, 24)  # at 1/16, 1/8, 1/4, 1/2 of the size
+
+    def __post_init__(self) -> None:
+        if self.width % self.stride or self.height % self.stride:
+            raise ValueError(f"{self.width}x{self.height} is not a multiple of stride {self.stride}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Latent rows and columns."""
+        return self.height // self.stride, self.width // self.stride
+
+
+POCKET_CODEC = CodecConfig()
+FPS = 16  # of both worlds

@@ -1,0 +1,1 @@
+"""Training: data, losses, optimiser, one command per stage."""

@@ -1,0 +1,1 @@
+"""The program in your hands: window, pilot, engine process, recorder, remote viewers."""
