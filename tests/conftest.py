@@ -1,0 +1,28 @@
+"""How tests run: deterministic, one thread, uninitialised memory is NaN, Triton interpreted where no GPU is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+torch.set_num_threads(1)
+# Makes torch.empty return NaN. Operations without a deterministic form warn, which filterwarnings would turn
+# into errors: they are told apart by their text and let through in pytest_configure.
+torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "filterwarnings", "ignore:.*does not have a deterministic implementation:UserWarning"
+    )
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Small outputs saved from elsewhere."""
+    return Path(__file__).parent / "oracles"
