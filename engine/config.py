@@ -116,8 +116,8 @@ class CodecConfig:
     frames: int = 8  # pixel frames per latent frame
     stride: int = 16  # pixels per latent cell
     latent_channels: int = 32
-    encoder_widths: tuple[int, int, int] = (32, 128, 256)  # at 1/4, 1/8, 1/16 of the size
-    decoder_widths: tuple[int, int, int, int] = (320, 192, 48, 24)  # at 1/16, 1/8, 1/4, 1/2 of the size
+    encoder_widths: tuple[int, int, int] = (64, 128, 256)  # at 1/4, 1/8, 1/16 of the size
+    decoder_widths: tuple[int, int, int, int] = (320, 192, 64, 32)  # at 1/16, 1/8, 1/4, 1/2 of the size
 
     def __post_init__(self) -> None:
         if self.width % self.stride or self.height % self.stride:
