@@ -15,6 +15,7 @@ from engine.imagefile import ImageInfo, describe
 
 MIN_SIDE = 64  # pixels
 MAX_PIXELS = 50_000_000
+MAX_ASPECT = 10  # longer side over shorter
 MAX_BYTES = 256 * 2**20
 FOV_LIMITS = (10.0, 150.0)  # degrees
 _DIAGONAL_35 = math.hypot(36.0, 24.0)  # millimetres: 35 mm equivalents compare diagonals (CIPA DCG-001)
@@ -81,6 +82,8 @@ def _check_size(path: Path, info: ImageInfo) -> None:
         raise ValueError(f"{path} is tiny, {size}: use a picture of at least {MIN_SIDE}x{MIN_SIDE}")
     if info.width * info.height > MAX_PIXELS:
         raise ValueError(f"{path} is huge, {size}: scale it below {MAX_PIXELS // 10**6} megapixels")
+    if max(info.width, info.height) > MAX_ASPECT * min(info.width, info.height):
+        raise ValueError(f"{path} is a strip, {size}: crop it to at most {MAX_ASPECT}:1")
 
 
 def _decode(data: bytes, info: ImageInfo) -> NDArray[np.uint8] | None:
