@@ -162,3 +162,9 @@ def _look(
 def _ease(x: float) -> float:
     """Half a straight line, half a smooth step: starts at once, never jerks."""
     return 0.5 * x + 0.5 * x * x * (3.0 - 2.0 * x)
+
+
+def at_rest(before: PilotState, after: PilotState) -> bool:
+    """Whether nothing one could see moved in between: under a millimetre and a hundredth of a degree."""
+    turn = float(np.linalg.norm(before.pose.R - after.pose.R))
+    return float(np.linalg.norm(before.pose.t - after.pose.t)) < 1e-3 and turn < 2e-4

@@ -1,0 +1,84 @@
+"""Files that come with the program: gallery scenes and weights, in a checkout as in an installed wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.camera import Intrinsics, Pose
+from engine.picture import load_picture, prepare_picture
+
+
+def assets_folder() -> Path:
+    """WORLD_EXPLORER_ASSETS if set, else the folder `assets` beside the packages. Raises ValueError if absent."""
+    chosen = os.environ.get("WORLD_EXPLORER_ASSETS")
+    folder = Path(chosen) if chosen else Path(__file__).resolve().parent.parent / "assets"
+    if not folder.is_dir():
+        raise ValueError(f"there is no assets folder at {folder}: reinstall, or set WORLD_EXPLORER_ASSETS")
+    return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Where a flight can begin: a picture, seen from somewhere."""
+
+    name: str
+    title: str
+    rgb: NDArray[np.uint8]  # [Y, X, 3]
+    intrinsics: Intrinsics  # of rgb
+    pose: Pose = Pose()
+    words: tuple[int, ...] | None = None  # None: the null word in every slot
+    seed: int = 0
+
+    def picture(self, width: int, height: int) -> tuple[NDArray[np.uint8], Intrinsics]:
+        """The first picture at a world's size, and its intrinsics there."""
+        return prepare_picture(self.rgb, self.intrinsics, width=width, height=height)
+
+
+def photograph(path: Path, *, fov: float | None = None, seed: int = 0) -> Scene:
+    """Any picture file as a scene; it starts level. fov: horizontal, degrees. Raises ValueError."""
+    picture = load_picture(path)
+    title = path.stem.replace("_", " ").replace("-", " ")
+    return Scene(name=path.stem, title=title, rgb=picture.rgb, intrinsics=picture.intrinsics(fov), seed=seed)
+
+
+def load_gallery(folder: Path) -> tuple[Scene, ...]:
+    """The scenes of `folder`/gallery.json, each with its PNG. Raises ValueError naming what is wrong."""
+    index = folder / "gallery.json"
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the gallery {index} ({error}): reinstall the program") from None
+    entries = entries.get("scenes", entries) if isinstance(entries, dict) else entries
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"the gallery {index} holds no scenes: reinstall the program")
+    try:
+        return tuple(_scene(folder, entry) for entry in entries)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the gallery {index} has an entry without a valid {error}: reinstall it") from None
+
+
+def _scene(folder: Path, entry: Mapping[str, Any]) -> Scene:
+    name = str(entry["name"])
+    if Path(name).name != name:
+        raise ValueError(f"the gallery in {folder} names '{name}', which is no plain name: reinstall it")
+    rgb = load_picture(folder / f"{name}.png").rgb
+    fx, fy, cx, cy = (float(v) for v in entry["intrinsics"])
+    height, width = rgb.shape[:2]
+    words = entry.get("words")
+    return Scene(
+        name=name,
+        title=str(entry["title"]),
+        rgb=rgb,
+        intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
+        pose=Pose.from_matrix(np.asarray(entry["pose"], dtype=np.float64).reshape(4, 4)),
+        words=tuple(int(w) for w in words) if words else None,
+        seed=int(entry.get("seed", 0)),
+    )

@@ -1,0 +1,81 @@
+"""What the window and the engine process say to each other. Frozen values, pickled through their own pipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.camera import Intrinsics, Pose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """To the engine: forget the flight, start one from this picture."""
+
+    flight: int  # counts up; frames of an older flight are dropped
+    picture: NDArray[np.uint8]  # [Y, X, 3] RGB at the world's own size
+    pose: Pose
+    intrinsics: Intrinsics
+    words: tuple[int, ...] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """To the engine: the frames in this slot are copied out, and their time on screen ends then."""
+
+    slot: int
+    end: float  # perf_counter seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To the engine: end now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """From the engine: what start-up is doing."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """From the engine: loaded; frames will come through this shared memory."""
+
+    name: str
+    width: int
+    height: int
+    fps: int
+    chunk_frames: int
+    memory: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """From the engine: one chunk lies in `slot`."""
+
+    flight: int
+    slot: int
+    first: int  # index of its first frame
+    poses: tuple[Pose, ...]
+    intrinsics: Intrinsics
+    input: int  # id of the newest input used
+    seconds: float  # the whole step
+    timing: dict[str, float] = field(default_factory=dict)  # its parts
+    discarded: int = 0  # chunks thrown away so far because they were not finite
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """From the engine: nothing moves, so nothing is generated until somebody steers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """From the engine: it cannot go on, and why in one sentence."""
+
+    why: str
