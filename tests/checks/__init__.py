@@ -1,0 +1,1 @@
+"""Comparisons with fixture files, shared by pytest and by `python -m tests.reference`."""
