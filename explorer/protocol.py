@@ -202,7 +202,6 @@ class Picture(Message):
     height: int = _is(_whole(1, 8192))
     codec: str = _is(_one_of("jpeg"))
     control: int = _is(_id)  # newest control of the pilot that this frame obeys
-    speed: float = _is(_real(0.0, 1e6))  # of the camera, metres per second
     due: float = _is(_time)  # when to show it, on the server's clock
     encode: float = _is(_real(0.0, 1e3))  # seconds that compressing took
     data: bytes = _is(_blob(MAX_OUTGOING - 4096))
@@ -241,10 +240,11 @@ class Control(Message):
     turn: tuple[float, ...] = _is(
         _list(_axis, 3, 3)
     )  # pitch up, yaw right, roll right; shares of the turning rate
-    # mouse travel since the last control: yaw right, pitch up; radians
+    # since the control before: signed key presses per axis (move, then turn), which count for the pilot's shortest
+    # pulse even if released again; and mouse travel, yaw right and pitch up in radians
+    taps: tuple[float, ...] = _is(_list(_real(-100.0, 100.0), 6, 6), default=(0.0,) * 6)
     look: tuple[float, ...] = _is(_list(_real(-math.pi, math.pi), 2, 2), default=(0.0, 0.0))
     speed: float = _is(_real(0.01, 1000.0))  # metres per second at full axis
-    pulse: float = _is(_real(0.0, 1.0), default=0.0)  # seconds for which a tap counts at least
 
 
 @dataclass(frozen=True, kw_only=True)
