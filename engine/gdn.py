@@ -1,0 +1,132 @@
+"""Gated DeltaNet token mixer: the frame-wise recurrent memory, main and camera branch."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.config import ModelConfig
+from engine.layout import Layout
+from engine.mixer import Mixer, precise, split
+from engine.rope import rotate
+from engine.state import Memory
+from engine.ucpe import cap_rms, into_erase, into_memory, into_query, out_of_ray
+from kernels.gdn_scan import gdn_scan
+
+EPS = 1e-8  # of the main branch's denominator
+
+
+class GDN(Mixer):
+    """Reads a memory that is written frame by frame; sees back to the start and ahead to the end of its chunk."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        D, H = config.dim, config.heads
+        self.beta_proj, self.gate_proj = nn.Linear(D, H), nn.Linear(D, H)
+        self.A_log, self.dt_bias = nn.Parameter(torch.empty(H)), nn.Parameter(torch.empty(H))
+        self.conv_k = nn.Conv1d(D, D, config.conv_taps, groups=D, bias=False)  # only its weight is used
+        self.conv_k_cam = nn.Conv1d(D, D, config.conv_taps, groups=D, bias=False)
+
+    def forward(self, u: Tensor, layout: Layout, past: Memory | None) -> tuple[Tensor, Memory]:
+        """u: [B, T, D] normed tokens. Returns the mixed tokens and the memory after them."""
+        past = self.blank(u, layout) if past is None else past
+        beta, decay = self.gates(u, layout)
+        main, S, z, conv = self.main(u, layout, past, beta=beta, decay=decay)
+        camera, cam_S, cam_conv = self.camera(u, layout, past, beta=beta, decay=decay)
+        return self.join(u, main, camera), Memory(S=S, z=z, cam_S=cam_S, conv=conv, cam_conv=cam_conv)
+
+    def gates(self, u: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Write strength per token [B, H, F, N] and decay per frame [B, H, F]."""
+        dtype = precise(u.dtype)
+        frames = u.unflatten(1, (layout.frames, layout.tokens))
+        beta = self.beta_proj(frames).to(dtype).sigmoid().permute(0, 3, 1, 2)
+        rate = F.softplus(self.gate_proj(frames.mean(2)).to(dtype) + self.dt_bias.to(dtype))
+        return beta, torch.exp(-self.A_log.to(dtype).exp() * rate).mT
+
+    def main(
+        self, u: Tensor, layout: Layout, past: Memory, *, beta: Tensor, decay: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(u).chunk(3, dim=-1)
+        k, conv = short_conv(k, self.conv_k.weight, layout=layout, tail=past.conv)
+        q, k, v = self.positive(self.q_norm(q), self.k_norm(k), v, layout)
+        q_turned, k_turned = rotate(q, layout.rotary), rotate(k, layout.rotary)
+        scan = partial(gdn_scan, beta=beta, decay=decay, chunks=layout.chunks)
+        num, S = scan(q=q_turned, k=k_turned, v=v, S=past.S)
+        den, z = scan(q=q, k=k, v=torch.ones_like(v[..., :1]), S=past.z)
+        return num / (den + EPS), S, z, conv
+
+    def camera(
+        self, u: Tensor, layout: Layout, past: Memory, *, beta: Tensor, decay: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        rays, carry = layout.rays, self.config.semantics.carry_camera_conv
+        q, k, v = self.q_proj_cam(u), self.k_proj_cam(u), self.v_proj_cam(u)
+        k, conv = short_conv(k, self.conv_k_cam.weight, layout=layout, tail=past.cam_conv, across=carry)
+        q, k, v = self.positive(self.q_norm_cam(q), self.k_norm_cam(k), v, layout)
+        k_in, v_in, q_in = into_memory(k, rays), into_memory(v, rays), into_query(q, rays)
+        erase, own = into_erase(k, rays)
+        own = k_in if own is None else own
+        if self.config.semantics.cap_camera_rms:
+            q_in, v_in, k_in = cap_rms(q_in, q), cap_rms(v_in, v), cap_rms(k_in, k)
+            own = k_in
+        growth = (own.norm(dim=-1).clamp_min(1e-6) / k.norm(dim=-1).clamp_min(1e-6)).square()
+        beta = beta / growth.mean(-1, keepdim=True).clamp_min(1.0)
+        o, S = gdn_scan(
+            q=q_in, k=k_in, v=v_in, S=past.cam_S, beta=beta, decay=decay, chunks=layout.chunks, erase=erase
+        )
+        return out_of_ray(o.to(u.dtype), rays), S, conv if carry else None
+
+    def positive(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads of the normed queries and keys, cut at zero; keys so small that a frame overwrites at most itself."""
+        scale = (self.config.head_dim * layout.tokens) ** -0.5
+        q, k, v = (split(x, self.config.heads, layout) for x in (q.relu(), k.relu() * scale, v.to(q.dtype)))
+        return q, k, v
+
+    def blank(self, u: Tensor, layout: Layout) -> Memory:
+        """The memory before the first chunk."""
+        B, H, K = u.shape[0], self.config.heads, self.config.head_dim
+        S = u.new_zeros(B, H, K, K, dtype=precise(u.dtype))
+        conv = u.new_zeros(B, self.config.conv_taps - 1, layout.tokens, u.shape[-1])
+        return Memory(S=S, z=S[..., :1], cam_S=S, conv=conv, cam_conv=conv)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Heads that forget from slowly to fast (half a thousand frames to four), and convolutions that do nothing."""
+        rate = torch.logspace(math.log10(1 / 512), math.log10(1 / 4), self.config.heads)
+        self.A_log.copy_(rate.log())
+        self.dt_bias.fill_(math.log(math.e - 1))  # softplus of it is 1
+        nn.init.normal_(self.gate_proj.weight, std=0.02)
+        nn.init.zeros_(self.gate_proj.bias)
+        nn.init.normal_(self.beta_proj.weight, std=0.02)
+        nn.init.ones_(self.beta_proj.bias)
+        for conv in (self.conv_k, self.conv_k_cam):
+            conv.weight.zero_()[..., -1] = 1
+
+
+def short_conv(
+    k: Tensor, weight: Tensor, *, layout: Layout, tail: Tensor | None, across: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Convolve keys over frames, per channel: the past from `tail`, the future only inside the chunk.
+
+    k: [B, T, D].  weight: [D, 1, taps], the last tap is the frame itself, and j taps before it are both j frames
+    back and j frames ahead.  tail: [B, taps-1, N, D], the frames before; None: nothing.
+    across: whether the past reaches into earlier chunks.  Returns [B, T, D] and the next tail.
+    """
+    w = weight[:, 0].mT.to(k.dtype)  # [taps, D]
+    taps = w.shape[0]
+    k = k.unflatten(1, (layout.frames, layout.tokens))
+    count = layout.frames
+    if tail is None:
+        tail = torch.zeros_like(k[:, :1]).expand(-1, taps - 1, -1, -1)
+    long = torch.cat((tail.to(k.dtype), k), dim=1)
+    y = k * w[-1]
+    for j in range(1, taps):
+        past = long[:, taps - 1 - j : taps - 1 - j + count] * w[-1 - j]
+        y = y + (past if across else past * layout.behind[j - 1].to(k.dtype))
+    for j, same in enumerate(layout.ahead[: count - 1], start=1):
+        future = F.pad(k[:, j:], (0, 0, 0, 0, 0, j))
+        y = y + future * w[-1 - j] * same.to(k.dtype)
+    return y.flatten(1, 2), long[:, -(taps - 1) :]
