@@ -1,0 +1,142 @@
+"""The chunk loop: denoise from the frozen past, then commit the clean latents to memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.conditioning import Anchor, Conditioning
+from engine.config import ModelConfig
+from engine.model import Given, WorldModel
+from engine.schedule import chunk_noise, euler, steps, timestep
+from engine.state import BlockState, Memory, StreamState
+
+
+class NotFinite(ArithmeticError):
+    """A chunk came out with infinities or NaNs. The state it was made from is as good as before: try again from it."""
+
+
+class Generator:
+    """Turns noise into latent frames, chunk by chunk. Holds the model and nothing of any flight."""
+
+    def __init__(self, model: WorldModel, *, levels: tuple[float, ...] | None = None) -> None:
+        self.model = model
+        self.config: ModelConfig = model.config
+        self.levels = self.config.levels if levels is None else levels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.final_layer.linear.weight.dtype
+
+    @torch.inference_mode()
+    def start(
+        self,
+        first: Tensor,
+        *,
+        text: Tensor,
+        text_mask: Tensor | None = None,
+        cond: Conditioning,
+        seed: int,
+        anchor: Anchor | None = None,
+        memory: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, StreamState]:
+        """Begin a flight with the latent of its first picture, which stays as it is.
+
+        first: [B, C, h, w].  text: word ids or encoder states, as `WorldModel.embed_text` takes them.
+        cond: of chunk 0: the first frame, and those that its chunk also holds (none for single-frame chunks).
+        Returns the latents of chunk 0 [B, C, F, h, w], and the state. Raises NotFinite.
+        """
+        state = StreamState(
+            blocks=(),
+            frame=0,
+            chunk=0,
+            seed=seed,
+            text=self.model.embed_text(text if self.config.words else text.to(self.dtype)),
+            text_mask=text_mask,
+            latent=first,
+            anchor=anchor,
+        )
+        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+
+    @torch.inference_mode()
+    def step(
+        self,
+        state: StreamState,
+        *,
+        cond: Conditioning,
+        anchor: Anchor | None = None,
+        memory: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, StreamState]:
+        """Generate the next chunk: as many latent frames as `cond` describes.
+
+        anchor: to be remembered with the new state, for the conditioning of the chunk after; None keeps the old one.
+        memory: [B, memory_channels, F, h, w], None: zeros.  noise: [B, C, F, h, w], None: by seed and chunk index.
+        Returns the latents [B, C, F, h, w] fp32 and the state after them; `state` itself stays valid. Raises NotFinite.
+        """
+        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+
+    def _chunk(
+        self,
+        state: StreamState,
+        *,
+        cond: Conditioning,
+        anchor: Anchor | None,
+        memory: Tensor | None,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, StreamState]:
+        if cond.frame != state.frame:
+            raise ValueError(
+                f"camera of latent frame {cond.frame} for a state that is at frame {state.frame}"
+            )
+        B, C, h, w = state.latent.shape
+        shape = (B, C, cond.P.shape[1], h, w)
+        if noise is None:
+            noise = chunk_noise(shape, seed=state.seed, chunk=state.chunk)
+        given = self.model.given(
+            text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks or None, dtype=self.dtype
+        )
+        pinned = state.latent[:, :, None].float() if state.frame == 0 else None
+        x = self._denoised(noise.to(state.latent.device, torch.float32), given, pinned, memory)
+        flow, blocks = self._pass(x, 0.0, given, pinned, memory)
+        _require_finite(state, x, flow, blocks)
+        return x, replace(
+            state,
+            blocks=blocks,
+            frame=state.frame + shape[2],
+            chunk=state.chunk + 1,
+            latent=x[:, :, -1],
+            anchor=state.anchor if anchor is None else anchor,
+        )
+
+    def _denoised(self, x: Tensor, given: Given, pinned: Tensor | None, memory: Tensor | None) -> Tensor:
+        """Euler steps from noise; the pinned first frame is put back after each."""
+        if pinned is not None:
+            x = torch.cat((pinned, x[:, :, 1:]), dim=2)
+            if x.shape[2] == 1:
+                return x
+        for level, target in steps(self.levels):
+            flow, _ = self._pass(x, level, given, pinned, memory)  # reads the past; its new state is dropped
+            moved = euler(x, flow.float(), level=level, target=target)
+            x = moved if pinned is None else torch.cat((pinned, moved[:, :, 1:]), dim=2)
+        return x
+
+    def _pass(
+        self, x: Tensor, level: float, given: Given, pinned: Tensor | None, memory: Tensor | None
+    ) -> tuple[Tensor, tuple[BlockState, ...]]:
+        t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
+        if pinned is not None:
+            t[:, 0] = 0.0
+        if self.config.memory_channels:
+            blank = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
+            x = torch.cat((x, blank if memory is None else memory.to(x)), dim=1)
+        return self.model.denoise(x.to(self.dtype), timestep=t, given=given)
+
+
+def _require_finite(state: StreamState, x: Tensor, flow: Tensor, blocks: tuple[BlockState, ...]) -> None:
+    held = [m for b in blocks if isinstance(b.mixer, Memory) for m in (b.mixer.S, b.mixer.z, b.mixer.cam_S)]
+    if not all(bool(y.isfinite().all()) for y in (x, flow, *held)):
+        raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")
