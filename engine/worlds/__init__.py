@@ -1,1 +1,1 @@
-"""Procedural worlds: one renderer source for CPU and GPU, exact pose and depth."""
+"""Procedural worlds: exact poses, exact depth, one renderer source for GPU and CPU."""
