@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Scene:
     title: str
     rgb: NDArray[np.uint8]  # [Y, X, 3]
     intrinsics: Intrinsics  # of rgb
-    pose: Pose = Pose()
+    pose: Pose = field(default_factory=Pose)
     words: tuple[int, ...] | None = None  # None: the null word in every slot
     seed: int = 0
 

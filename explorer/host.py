@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.camera import Pose
+from engine.camera import Intrinsics, Pose
 from explorer.controls import Steering
 from explorer.messages import Begin, Failed, Frames, Progress, Ready, Resting, Stop, Taken
 from explorer.pilot import PilotState, at_rest, roll_forward
 
 if TYPE_CHECKING:
     from engine.engine import Chunk, Engine
+    from engine.state import StreamState
 
 SLOTS = 2  # chunks in shared memory: one being copied out, one being written
 MARGIN = 0.06  # seconds: a chunk is meant to be ready this long before it is due
@@ -94,7 +96,7 @@ class Flight:
     """One flight between two chunks: a value, like the engine's own state inside it."""
 
     begin: Begin
-    state: Any  # the engine's StreamState
+    state: StreamState
     pilot: PilotState
     used: Steering
     index: int  # of the next frame
@@ -150,7 +152,7 @@ class Host:
         poses, pilot, used = roll_forward(
             flight.pilot, self.inbox.steering, flight.used, frames=spec.chunk_frames, fps=spec.fps
         )
-        chunk, discarded = self._finite_step(flight, poses)
+        chunk, discarded = finite_step(self.engine, flight.state, poses, intrinsics=flight.begin.intrinsics)
         rested = flight.rested + 1 if at_rest(flight.pilot, pilot) else 0
         flight = replace(
             flight,
@@ -163,14 +165,6 @@ class Host:
         seconds = time.perf_counter() - started
         self.recent.append(seconds)
         return self._send(flight, chunk, poses, seconds=seconds)
-
-    def _finite_step(self, flight: Flight, poses: tuple[Pose, ...]) -> tuple[Chunk, int]:
-        """A chunk, and how many were thrown away for it: the state before is untouched, so once is tried again."""
-        intrinsics = flight.begin.intrinsics
-        try:
-            return self.engine.step(flight.state, poses, intrinsics=intrinsics), 0
-        except FloatingPointError:
-            return self.engine.step(flight.state, poses, intrinsics=intrinsics), 1
 
     def _send(self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], *, seconds: float) -> Flight:
         self.inbox.wait_start(ahead=float("inf"))  # a free slot
@@ -197,6 +191,16 @@ class Host:
             )
         )
         return replace(flight, index=flight.index + count)
+
+
+def finite_step(
+    engine: Engine, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics
+) -> tuple[Chunk, int]:
+    """A chunk, and how many were thrown away for it: the state before is untouched, so once is tried again."""
+    try:
+        return engine.step(state, poses, intrinsics=intrinsics), 0
+    except FloatingPointError:
+        return engine.step(state, poses, intrinsics=intrinsics), 1
 
 
 def slot_frames(memory: SharedMemory, spec: Any, slot: int) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,12 +22,21 @@ class Session:
     """Starts loading at once; `begin` may come before the model is there."""
 
     def __init__(self, model: str, *, assets: Path, device: str = "auto", threads: int | None = None) -> None:
-        self.engine = EngineProcess(model, assets=assets, device=device, threads=threads)
+        self._options: dict[str, Any] = dict(model=model, assets=assets, device=device, threads=threads)
+        self.scene: Scene | None = None
+        self._load()
+
+    def _load(self) -> None:
+        self.engine = EngineProcess(**self._options)
         self.stage: Stage = "loading"
         self.note = "starting the engine"  # what start-up is doing, or why it failed
-        self.scene: Scene | None = None
         self.stats = Stats()
         self._pacer: Pacer | None = None
+
+    def restart(self) -> None:
+        """A new engine process after a failure; the scene is flown from its beginning."""
+        self.engine.stop()
+        self._load()
 
     def begin(self, scene: Scene) -> None:
         """Fly from this scene, now or as soon as the model is loaded."""

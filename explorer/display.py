@@ -1,0 +1,212 @@
+"""The picture on the screen: uploaded once per frame, enlarged sharply, panels on top. Owned by the main thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import moderngl
+import numpy as np
+import pygame
+from numpy.typing import NDArray
+
+QUAD = """#version 330
+uniform vec4 place;  // left, bottom, width, height in clip space
+out vec2 uv;
+void main() {
+    uv = vec2((gl_VertexID & 1), (gl_VertexID >> 1));
+    gl_Position = vec4(place.xy + uv * place.zw, 0.0, 1.0);
+}
+"""
+# One axis of a Catmull-Rom spline (Catmull & Rom 1974): interpolates, so that what is sharp stays sharp.
+# Two passes of four reads each instead of one of sixteen; texelFetch is three times as fast as texture on llvmpipe.
+ENLARGE = """#version 330
+uniform sampler2D source;
+uniform ivec2 axis;
+in vec2 uv;
+out vec4 color;
+void main() {
+    ivec2 size = textureSize(source, 0);
+    vec2 p = uv * vec2(size);
+    float x = dot(p, vec2(axis)) - 0.5;
+    float f = fract(x);
+    vec4 w = vec4(((-0.5 * f + 1.0) * f - 0.5) * f, (1.5 * f - 2.5) * f * f + 1.0,
+                  ((-1.5 * f + 2.0) * f + 0.5) * f, (0.5 * f - 0.5) * f * f);
+    ivec2 at = ivec2(p) * (1 - axis) + int(floor(x)) * axis;
+    ivec2 low = ivec2(0), high = size - 1;
+    color = w.x * texelFetch(source, clamp(at - axis, low, high), 0)
+          + w.y * texelFetch(source, clamp(at, low, high), 0)
+          + w.z * texelFetch(source, clamp(at + axis, low, high), 0)
+          + w.w * texelFetch(source, clamp(at + 2 * axis, low, high), 0);
+}
+"""
+PANEL = """#version 330
+uniform sampler2D source;
+uniform float alpha;
+in vec2 uv;
+out vec4 color;
+void main() { color = texture(source, vec2(uv.x, 1.0 - uv.y)) * alpha; }
+"""
+BACKGROUND = (10 / 255, 12 / 255, 15 / 255)
+
+
+def letter_box(picture: tuple[int, int], window: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, width, height of the largest centred rectangle of the picture's shape."""
+    scale = min(window[0] / picture[0], window[1] / picture[1])
+    width, height = round(picture[0] * scale), round(picture[1] * scale)
+    return (window[0] - width) // 2, (window[1] - height) // 2, width, height
+
+
+@dataclass(slots=True)
+class Panel:
+    """A small picture with transparency, on top of the world."""
+
+    texture: moderngl.Texture
+    left: int
+    top: int
+    alpha: float = 1.0
+
+
+class Display:
+    """Draws into the current GL window. Enlarging happens once per frame; a refresh only copies."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.gl = moderngl.create_context()
+        self.software = any(
+            s in self.gl.info["GL_RENDERER"].lower() for s in ("llvmpipe", "softpipe", "swiftshader")
+        )
+        self._enlarge = self.gl.program(vertex_shader=QUAD, fragment_shader=ENLARGE)
+        self._panel = self.gl.program(vertex_shader=QUAD, fragment_shader=PANEL)
+        self._enlarge_quad = self.gl.vertex_array(self._enlarge, [])
+        self._panel_quad = self.gl.vertex_array(self._panel, [])
+        self._panels: dict[str, Panel] = {}
+        self._source: moderngl.Texture | None = None
+        self._wide: moderngl.Framebuffer | None = None  # enlarged along rows
+        self._full: moderngl.Framebuffer | None = None  # the window's picture without panels
+        self.resize(size)
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """The window has changed; the picture is drawn again."""
+        self.size = size
+        self._release(self._full)
+        self._full = self._target(size)
+        self._full.clear(*BACKGROUND)
+        self._drop_wide()
+        if self._source is not None:
+            self._draw_picture()
+
+    def picture(self, pixels: NDArray[np.uint8]) -> None:
+        """Take a new [Y, X, 3] RGB frame."""
+        size = pixels.shape[1], pixels.shape[0]
+        if self._source is None or self._source.size != size:
+            if self._source is not None:
+                self._source.release()
+            self._source = self.gl.texture(size, 3, alignment=1)
+            self._drop_wide()
+            assert self._full is not None
+            self._full.clear(*BACKGROUND)
+        self._source.write(np.ascontiguousarray(pixels))
+        self._draw_picture()
+
+    def _draw_picture(self) -> None:
+        assert self._source is not None
+        assert self._full is not None
+        left, top, width, height = letter_box(self._source.size, self.size)
+        if self._wide is None:
+            self._wide = self._target((width, self._source.height))
+        self._pass(self._source, self._wide, (0, 0, width, self._source.height), (1, 0))
+        texture = self._wide.color_attachments[0]
+        assert isinstance(texture, moderngl.Texture)
+        self._pass(texture, self._full, (left, top, width, height), (0, 1))
+
+    def _pass(
+        self,
+        source: moderngl.Texture,
+        target: moderngl.Framebuffer,
+        box: tuple[int, int, int, int],
+        axis: tuple[int, int],
+    ) -> None:
+        target.use()
+        target.viewport = box
+        source.use(0)
+        self._enlarge["axis"] = axis
+        self._enlarge["place"] = (-1.0, -1.0, 2.0, 2.0)
+        self._enlarge_quad.render(moderngl.TRIANGLE_STRIP, vertices=4)
+
+    def blank(self) -> None:
+        """No picture: background only."""
+        assert self._full is not None
+        self._full.clear(*BACKGROUND)
+
+    def put(self, name: str, surface: pygame.Surface, *, left: int, top: int, alpha: float = 1.0) -> None:
+        """Show or replace a panel; its surface has premultiplied transparency."""
+        old = self._panels.get(name)
+        texture = old.texture if old is not None else None
+        if texture is None or texture.size != surface.get_size():
+            if texture is not None:
+                texture.release()
+            texture = self.gl.texture(surface.get_size(), 4)
+            texture.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        texture.write(pygame.image.tobytes(surface, "RGBA"))
+        self._panels[name] = Panel(texture, left, top, alpha)
+
+    def fade(self, name: str, alpha: float) -> None:
+        """Set a panel's strength, 0 to 1; nothing happens when there is none."""
+        if name in self._panels:
+            self._panels[name].alpha = alpha
+
+    def drop(self, name: str) -> None:
+        if panel := self._panels.pop(name, None):
+            panel.texture.release()
+
+    def draw(self) -> None:
+        """One refresh: the picture, the panels, flip."""
+        assert self._full is not None
+        self.gl.screen.viewport = (0, 0, *self.size)
+        self.gl.copy_framebuffer(self.gl.screen, self._full)
+        self.gl.screen.use()
+        self.gl.enable(moderngl.BLEND)
+        self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
+        for panel in self._panels.values():
+            if panel.alpha > 0:
+                self._draw_panel(panel)
+        self.gl.disable(moderngl.BLEND)
+        pygame.display.flip()
+
+    def _draw_panel(self, panel: Panel) -> None:
+        width, height = self.size
+        w, h = panel.texture.size
+        panel.texture.use(0)
+        self._panel["alpha"] = panel.alpha
+        bottom = height - panel.top - h
+        self._panel["place"] = (
+            2 * panel.left / width - 1,
+            2 * bottom / height - 1,
+            2 * w / width,
+            2 * h / height,
+        )
+        self._panel_quad.render(moderngl.TRIANGLE_STRIP, vertices=4)
+
+    def grab(self) -> NDArray[np.uint8]:
+        """What is shown, without panels and borders: [Y, X, 3] RGB at the window's size."""
+        assert self._full is not None
+        width, height = self.size
+        rows = np.frombuffer(self._full.read(components=3, alignment=1), np.uint8).reshape(height, width, 3)
+        if self._source is None:
+            return rows.copy()
+        left, top, w, h = letter_box(self._source.size, self.size)
+        return rows[top : top + h, left : left + w].copy()
+
+    def _target(self, size: tuple[int, int]) -> moderngl.Framebuffer:
+        texture = self.gl.texture(size, 4)
+        texture.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        return self.gl.framebuffer([texture])
+
+    def _drop_wide(self) -> None:
+        self._release(self._wide)
+        self._wide = None
+
+    def _release(self, target: moderngl.Framebuffer | None) -> None:
+        if target is not None:
+            for texture in target.color_attachments:
+                texture.release()
+            target.release()

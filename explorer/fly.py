@@ -1,0 +1,153 @@
+"""`explorer fly`: its flags, checked, and the choice between a window and an unattended flight."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from explorer.assets import Scene, assets_folder, load_gallery, photograph
+from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
+
+MODELS = ("pocket",)
+SIZE = (1280, 800)  # of the window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fly:
+    """Fly through a generated world: from a picture of yours, or from one of the gallery.
+
+    With --path and --out (or --contact-sheet) nobody needs to watch: no window is opened.
+    """
+
+    image: Annotated[str | None, tyro.conf.Positional] = None
+    """a photograph or painting to begin with (PNG, JPEG, WebP); without it: the gallery"""
+    model: str = "pocket"
+    """the world model that dreams it"""
+    prompt: str | None = None
+    """words for the world, such as "desert dusk" """
+    fov: float | None = None
+    """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
+    seed: int = 0
+    """another number, another dream"""
+    speed: float = SPEED_DEFAULT
+    """metres per second"""
+    path: str | None = None
+    """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
+    out: Path | None = None
+    """film to write (mp4)"""
+    frames: int | None = None
+    """length of the film, 16 are a second; default: the whole path"""
+    contact_sheet: Path | None = None
+    """picture to write (png): frames of the flight side by side"""
+    size: str | None = None
+    """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
+    device: str = "auto"
+    """auto, cpu or cuda"""
+    threads: int | None = None
+    """CPU threads of the model; default: what suits this machine"""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"there is no model '{self.model}': use {' or '.join(MODELS)}")
+        if self.device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d)?", self.device):
+            raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
+        if not SPEED_MIN <= self.speed <= SPEED_MAX:
+            raise ValueError(
+                f"--speed {self.speed:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
+            )
+        if self.threads is not None and not 1 <= self.threads <= 256:
+            raise ValueError(f"--threads {self.threads} is out of range: use 1 to 256")
+        if self.frames is not None and not 1 <= self.frames <= 100_000:
+            raise ValueError(f"--frames {self.frames} is out of range: use 1 to 100000")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed} is out of range: use 0 to 2^63 - 1")
+        if self.fov is not None and not (math.isfinite(self.fov) and 10 <= self.fov <= 150):
+            raise ValueError(f"--fov {self.fov:g}° is out of range: use 10 to 150")
+        if self.path is not None and not self.unattended:
+            raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
+
+    @property
+    def unattended(self) -> bool:
+        return self.out is not None or self.contact_sheet is not None
+
+    def run(self) -> int:
+        """Fly. Returns the exit code; a user's mistake raises ValueError."""
+        size = None if self.size is None else parse_size(self.size)
+        if self.unattended:
+            from explorer.unattended import fly_unattended
+
+            return fly_unattended(self, size=size)
+        return _in_a_window(self, size or SIZE)
+
+    def scenes(self, assets: Path) -> tuple[Scene, ...]:
+        """The picture asked for, else the gallery."""
+        if self.image is None:
+            scenes = load_gallery(assets / "gallery")
+        else:
+            scenes = (photograph(Path(self.image), fov=self.fov),)
+        words = self._words()
+        return tuple(
+            replace(scene, seed=self.seed or scene.seed, words=scene.words if words is None else words)
+            for scene in scenes
+        )
+
+    def _words(self) -> tuple[int, ...] | None:
+        if self.prompt is None:
+            return None
+        from engine.words import parse
+
+        return tuple(int(word) for word in parse(self.prompt))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels. Raises ValueError."""
+    match = re.fullmatch(r"(\d{2,5})[xX×](\d{2,5})", text)
+    if match is None or not all(64 <= int(n) <= 8192 for n in match.groups()):
+        raise ValueError(
+            f"--size {text} is no size: write WIDTHxHEIGHT with 64 to 8192 pixels, such as 1280x800"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
+    """The engine process is started first: it loads while the window opens and the pilot chooses."""
+    from explorer.session import Session
+
+    assets = assets_folder()
+    scenes = fly.scenes(assets)
+    _require_display()
+    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads)
+    try:
+        return _cockpit(fly, session, scenes, size)
+    finally:
+        session.stop()
+
+
+def _require_display() -> None:
+    """Before an engine is started for nothing."""
+    from explorer.window import require_display
+
+    require_display()
+
+
+def _cockpit(fly: Fly, session: Session, scenes: tuple[Scene, ...], size: tuple[int, int]) -> int:
+    from rich.console import Console
+
+    from explorer.cockpit import Cockpit
+    from explorer.window import Window
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    window = Window(size, title="World Explorer", speed=fly.speed)
+    try:
+        cockpit = Cockpit(window, session, scenes, say=console.print)
+        try:
+            return cockpit.run()
+        finally:
+            cockpit.close()
+    finally:
+        window.close()

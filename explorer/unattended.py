@@ -1,0 +1,128 @@
+"""A flight without a window: the same engine inline, every frame into a film or a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.camera import Pose
+from engine.config import FPS
+from engine.frame import Frame
+from explorer.assets import Scene, assets_folder
+from explorer.dialect import POCKET_MOTION
+from explorer.host import finite_step
+from explorer.path import load_path
+from explorer.recorder import Picture, Recorder, contact_sheet, pick_evenly, require_writable, save_png
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from explorer.fly import Fly
+
+SHEET = 16  # pictures on a contact sheet
+DEFAULT_PATH = "w-160"  # ten seconds straight ahead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be flown: checked before anything slow happens."""
+
+    scene: Scene
+    poses: tuple[Pose, ...]  # one per frame of the film; the first is the picture's
+
+    @property
+    def frames(self) -> int:
+        return len(self.poses)
+
+
+def plan(fly: Fly, assets: Path) -> Plan:
+    """The scene and one pose per frame. A path shorter than the film rests at its end."""
+    trajectory = load_path(fly.path or DEFAULT_PATH, motion=replace(POCKET_MOTION, speed=fly.speed))
+    scene = fly.scenes(assets)[0]
+    placed = trajectory.from_start(scene.pose)
+    count = fly.frames or len(placed)
+    return Plan(scene=scene, poses=tuple(placed.pose(min(i, len(placed) - 1)) for i in range(count)))
+
+
+def frames_of(engine: Engine, flight: Plan) -> Iterator[Frame]:
+    """Every frame of the film in order, the first picture first."""
+    spec, scene = engine.spec, flight.scene
+    picture, intrinsics = scene.picture(spec.width, spec.height)
+    chunk = engine.start(picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed)
+    yield from chunk.frames
+    for first in range(1, flight.frames, spec.chunk_frames):
+        poses = list(flight.poses[first : first + spec.chunk_frames])
+        poses += poses[-1:] * (spec.chunk_frames - len(poses))
+        chunk, _ = finite_step(engine, chunk.state, poses, intrinsics=intrinsics)
+        yield from chunk.frames
+
+
+def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
+    """Fly and write. Returns 0, or 130 after Ctrl-C, which leaves a playable film of what was flown until then."""
+    if fly.out is not None:
+        require_writable(fly.out, suffix=".mp4")
+    if fly.contact_sheet is not None:
+        require_writable(fly.contact_sheet, suffix=".png")
+    assets = assets_folder()
+    flight = plan(fly, assets)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    kept: list[Picture] = []
+    done = 0
+    with ExitStack() as stack:
+        bar = stack.enter_context(_bar(console))
+        task = bar.add_task("starting", total=flight.frames)
+        film = stack.enter_context(Recorder(fly.out, fps=FPS, size=size)) if fly.out else None
+        interrupted = False
+        try:
+            engine = _engine(fly, assets, lambda step: bar.update(task, description=step))
+            bar.update(task, description="flying")
+            for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
+                _keep(frame, film, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
+                bar.update(task, completed=done)
+        except KeyboardInterrupt:
+            interrupted = True
+    if fly.contact_sheet is not None and kept:
+        save_png(fly.contact_sheet, contact_sheet(kept))
+    _report(console, fly, done, interrupted=interrupted)
+    return 130 if interrupted else 0
+
+
+def _engine(fly: Fly, assets: Path, on_step: object) -> Engine:
+    from engine.engine import Engine
+
+    return Engine.load(fly.model, assets=assets, device=fly.device, threads=fly.threads, on_step=on_step)
+
+
+def _keep(frame: Frame, film: Recorder | None, kept: list[Picture], *, wanted: bool, total: int) -> None:
+    if film is not None:
+        film.add(frame.pixels)
+    if wanted and frame.index in pick_evenly(total, SHEET):
+        kept.append(frame.pixels)
+
+
+def _report(console: Console, fly: Fly, done: int, *, interrupted: bool) -> None:
+    if interrupted:
+        console.print(
+            f"stopped after {done} frames" + (f"; {fly.out} is playable" if fly.out and done else "")
+        )
+        return
+    for path in (fly.out, fly.contact_sheet):
+        if path is not None:
+            console.print(f"{done} frames, {done / FPS:.1f} s: {path}")
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(),
+        console=console,
+    )
