@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
+from engine.mixer import precise
 
 SINUSOID = 256  # width of the noise-level embedding before its MLP
 
@@ -40,7 +41,7 @@ class LevelEmbed(nn.Module):
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """[B, F] in 0…1000 -> [B, F, D]."""
-        return self.mlp(sinusoid(timestep).to(dtype))
+        return self.mlp(sinusoid(timestep, precise(dtype)).to(dtype))
 
 
 class TextEmbed(nn.Module):
@@ -79,13 +80,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (y * (1 + scale) + shift).flatten(1, 2)
 
 
-def sinusoid(timestep: Tensor) -> Tensor:
-    """[B, F] -> [B, F, 256] fp32. The release truncates: 727.9 is 727."""
+def sinusoid(timestep: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, F] -> [B, F, 256] in `dtype`. The release truncates: 727.9 is 727."""
     half = SINUSOID // 2
-    rate = torch.exp(
-        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
-    )
-    angle = timestep.trunc().float()[..., None] * rate
+    rate = torch.exp(-math.log(10000) * torch.arange(half, dtype=dtype, device=timestep.device) / half)
+    angle = timestep.trunc().to(dtype)[..., None] * rate
     return torch.cat((angle.cos(), angle.sin()), dim=-1)
 
 
