@@ -38,9 +38,11 @@ def gdn_scan(
     with torch.autocast(q.device.type, enabled=False):
         write = (k * beta[..., None]).mT
         eye = torch.eye(K, dtype=q.dtype, device=q.device)
-        L = (eye - write @ (k if erase is None else erase)) * decay[..., None, None]  # [B, H, F, K, K]
+        L = eye - write @ (k if erase is None else erase)  # [B, H, F, K, K]
         U = write @ v  # [B, H, F, K, V]
-        step = list(zip(L.flatten(0, 1).unbind(1), U.flatten(0, 1).unbind(1), strict=True))
+        g = decay.flatten(0, 1)[..., None, None]
+        # The decay stays out of L: its gradient would cancel over K×K, at twice the error.
+        step = list(zip(*(x.unbind(1) for x in (L.flatten(0, 1), U.flatten(0, 1), g)), strict=True))
         seen, last = _forward(step, S.flatten(0, 1))
         if chunks is not None and max(chunks) > 1:
             seen = [s if r is None else s + r for s, r in zip(seen, _ahead(step, chunks), strict=True)]
@@ -48,22 +50,22 @@ def gdn_scan(
         return q @ memory, last.unflatten(0, (B, H))
 
 
-def _forward(step: list[tuple[Tensor, Tensor]], S: Tensor) -> tuple[list[Tensor], Tensor]:
+def _forward(step: list[tuple[Tensor, ...]], S: Tensor) -> tuple[list[Tensor], Tensor]:
     seen = []
-    for L, U in step:
-        S = torch.baddbmm(U, L, S)
+    for L, U, g in step:
+        S = torch.baddbmm(U, L, g * S)
         seen.append(S)
     return seen, S
 
 
-def _ahead(step: list[tuple[Tensor, Tensor]], chunks: tuple[int, ...]) -> list[Tensor | None]:
+def _ahead(step: list[tuple[Tensor, ...]], chunks: tuple[int, ...]) -> list[Tensor | None]:
     """What each frame sees of the later frames of its chunk; None for a chunk's last frame."""
     out: list[Tensor | None] = []
     for length in chunks:
         start = len(out)
         later: list[Tensor | None] = [None]
-        for L, U in reversed(step[start + 1 : start + length]):
+        for L, U, g in reversed(step[start + 1 : start + length]):
             R = later[-1]
-            later.append(U if R is None else torch.baddbmm(U, L, R))
+            later.append(U if R is None else torch.baddbmm(U, L, g * R))
         out.extend(reversed(later))
     return out
