@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SHAPES = (  # order of enum Shape in shapes.h; the words by which they are known
-    "nothing tree pine rock column house crystal tower wall spire mushroom cactus gate palm cypress lantern arch acacia bush"
-).split()
+    *("nothing", "tree", "pine", "rock", "column", "house", "crystal", "tower", "wall", "spire", "mushroom"),
+    *("cactus", "gate", "palm", "cypress", "lantern", "arch", "acacia", "bush"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ BIOMES = (
         density=(0.55, 0.85), cluster=0.6, relief=(16, 30), mist=0.5,
     ),
     Biome(
-        name="pines", low="5d8a55", mid="6d9459", high="8f9d78", steep="7d7f84", leaf="1f5a48", leaf2="3d7a55",
+        name="taiga", low="5d8a55", mid="6d9459", high="8f9d78", steep="7d7f84", leaf="1f5a48", leaf2="3d7a55",
         things=(("pine", 0.86, 10.5), ("rock", 0.14, 2.2)), density=(0.4, 0.8), cluster=0.85, ridge=(0.3, 0.7),
         relief=(26, 44), far_height=(0.14, 0.26), far_snow=0.9, snow=(0.0, 0.25),
     ),
@@ -127,13 +128,13 @@ BIOMES = (
         water_share=(0.3, 0.38), mist=0.5, weight=0.7,
     ),
     Biome(
-        name="crystal", low="5f5a9a", mid="7468b0", high="9a86c8", steep="463f78", shore="8a8fd0", accent="7fe8ff", flowers=0.5,
+        name="crystals", low="5f5a9a", mid="7468b0", high="9a86c8", steep="463f78", shore="8a8fd0", accent="7fe8ff", flowers=0.5,
         leaf="ff7fd8", leaf2="8f7fff", stone="5a5088", glow="7fe0ff", water="2a3f9a", shallow="6fa0ff", far="6a5fa8", far_snow=0.3,
         tint="b58fe0", things=(("crystal", 0.75, 5.5), ("spire", 0.15, 8.0), ("rock", 0.1, 2.0)), density=(0.15, 0.4), shine=0.5,
         ridge=(0.2, 0.6), relief=(18, 34), mist=0.6, weight=0.8,
     ),
     Biome(
-        name="mushroom", low="3f8a7a", mid="4f9a80", high="76b08a", steep="5f5a78", shore="8fc0a0", accent="ffd0f0", flowers=0.6,
+        name="mushrooms", low="3f8a7a", mid="4f9a80", high="76b08a", steep="5f5a78", shore="8fc0a0", accent="ffd0f0", flowers=0.6,
         leaf="3a9a8a", leaf2="e0703f", roof="d8403f", wall="fff0dc", glow="8fffd8", water="1f6f7a", shallow="5fd0b8", far="5f8a98",
         far_snow=0.1, tint="8fd0c8", things=(("mushroom", 0.8, 5.5), ("bush", 0.12, 1.2), ("rock", 0.08, 1.6)), density=(0.2, 0.45),
         relief=(10, 22), mist=0.7, shine=0.2, weight=0.8,
