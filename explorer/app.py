@@ -53,6 +53,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 -- for people
+
+
 def _mistake(sentence: str) -> int:
     print(f"explorer: {sentence}", file=sys.stderr)  # noqa: T201 -- the one place that tells the user
     return 2
@@ -71,10 +75,7 @@ def _serve(arguments: Sequence[str]) -> int:
 
     from explorer.serve import ServeOptions, serve
 
-    serve(
-        tyro.cli(ServeOptions, args=arguments, prog="explorer serve"),
-        say=lambda line: print(line, flush=True),
-    )
+    serve(tyro.cli(ServeOptions, args=arguments, prog="explorer serve"), say=_say)
     return 0
 
 
@@ -84,13 +85,14 @@ def _train(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"there is nothing '{what}' to train: use explorer train codec or explorer train world"
         )
+    import importlib
+    import typing
+
     import tyro
 
-    if what == "codec":
-        from engine.train.codec import train_codec as train
-    else:
-        from engine.train.world import train_world as train
-    tyro.cli(train, args=rest, prog=f"explorer train {what}", config=(tyro.conf.OmitArgPrefixes,))
+    train = getattr(importlib.import_module(f"engine.train.{what}"), f"train_{what}")
+    options = typing.get_type_hints(train)["options"]
+    train(tyro.cli(options, args=rest, prog=f"explorer train {what}"))
     return 0
 
 

@@ -6,14 +6,17 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from tyro.conf import Positional, arg
 
+from engine.config import WORLDS
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
 
-MODELS = ("pocket",)
+if TYPE_CHECKING:
+    from explorer.session import Session
+
 SIZE = (1280, 800)  # of the window
 
 
@@ -24,37 +27,37 @@ class Fly:
     With --path and --out (or --contact-sheet) nobody needs to watch: no window is opened.
     """
 
-    image: Annotated[str | None, tyro.conf.Positional] = None
+    image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None
     """a photograph or painting to begin with (PNG, JPEG, WebP); without it: the gallery"""
-    model: str = "pocket"
+    model: Annotated[str, arg(metavar="NAME")] = "pocket"
     """the world model that dreams it"""
-    prompt: str | None = None
+    prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
     """words for the world, such as "desert dusk" """
-    fov: float | None = None
+    fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
-    seed: int = 0
+    seed: Annotated[int, arg(metavar="N")] = 0
     """another number, another dream"""
-    speed: float = SPEED_DEFAULT
+    speed: Annotated[float, arg(metavar="M/S")] = SPEED_DEFAULT
     """metres per second"""
-    path: str | None = None
+    path: Annotated[str | None, arg(metavar="KEYS|FILE", help_behavior_hint="")] = None
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="MP4", help_behavior_hint="")] = None
     """film to write (mp4)"""
-    frames: int | None = None
+    frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """length of the film, 16 are a second; default: the whole path"""
-    contact_sheet: Path | None = None
+    contact_sheet: Annotated[Path | None, arg(metavar="PNG", help_behavior_hint="")] = None
     """picture to write (png): frames of the flight side by side"""
-    size: str | None = None
+    size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
-    device: str = "auto"
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto, cpu or cuda"""
-    threads: int | None = None
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """CPU threads of the model; default: what suits this machine"""
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(f"there is no model '{self.model}': use {' or '.join(MODELS)}")
-        if self.device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d)?", self.device):
+        if self.model not in WORLDS:
+            raise ValueError(f"there is no model '{self.model}': use {' or '.join(WORLDS)}")
+        if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
         if not SPEED_MIN <= self.speed <= SPEED_MAX:
             raise ValueError(

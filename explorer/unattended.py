@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -93,7 +93,7 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     return 130 if interrupted else 0
 
 
-def _engine(fly: Fly, assets: Path, on_step: object) -> Engine:
+def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> Engine:
     from engine.engine import Engine
 
     return Engine.load(fly.model, assets=assets, device=fly.device, threads=fly.threads, on_step=on_step)
