@@ -36,13 +36,13 @@ _quiet.setLevel(logging.CRITICAL)
 
 
 class Flight(Protocol):
-    """What viewers may do to the world. Called on the network thread: return at once."""
+    """What viewers do to the world. Called on the network thread: return at once."""
 
     def steer(self, control: wire.Control) -> None:
         """The pilot's newest control."""
 
     def release(self) -> None:
-        """Nothing is held any more: the pilot left, or was not heard for a second."""
+        """Nothing is held any more: the pilot left, or held something and was not heard for a second."""
 
     def choose(self, scene: str) -> None:
         """Start again in the scene with this id, which is one of those offered."""
@@ -282,7 +282,7 @@ class Broadcast:
                 self._seat(self._line.leave(viewer.id, now=now), asked=viewer)
             case wire.Control():
                 self._only_pilot(viewer, now)
-                self._held = True
+                self._held = any((*message.move, *message.turn))
                 self.flight.steer(message)
             case wire.Choose():
                 self._only_pilot(viewer, now)
@@ -298,7 +298,7 @@ class Broadcast:
     def _seat(self, line: Line, *, asked: Viewer | None = None) -> None:
         """Take on a new line, and tell those whose role or place it changes, and who asked."""
         before, self._line = self._line, line
-        if before.pilot != line.pilot:
+        if before.pilot not in (None, line.pilot):
             self._let_go()
         for viewer in self._viewers.values():
             place = line.place(viewer.id)
@@ -310,16 +310,15 @@ class Broadcast:
         self._tell_status()
 
     def _let_go(self) -> None:
-        if self._held:
-            self._held = False
-            self.flight.release()
+        self._held = False
+        self.flight.release()
 
     async def _watch(self) -> None:
         """The clock: a pilot who went silent lets go, and after a while makes room."""
         while True:
             await asyncio.sleep(TICK)
             now = time.perf_counter()
-            if now - self._line.heard > HOLD:
+            if self._held and now - self._line.heard > HOLD:
                 self._let_go()
             line = self._line.pass_on(now=now)
             if line is not self._line:
