@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ class ModelConfig:
     translation_scale: float = 1.0  # model units per metre
     anchor: Literal["first", "upright"] = "first"  # poses relative to: frame 0 | a moving, level anchor
     anchor_radius: float = float("inf")  # metres from the anchor at which it moves
-    plucker_origin: Literal["anchor", "previous"] = "anchor"  # moments about: anchor | last camera of the chunk before
+    plucker_origin: Literal["anchor", "previous"] = (
+        "anchor"  # moments about: anchor | last camera of the chunk before
+    )
     moment_scale: float = 1.0  # model units per metre in the Plücker moments
     first_looks_ahead: bool = True  # Plücker rays of latent 0: pixel frames 0…7, else eight copies of frame 0
 
@@ -63,7 +66,9 @@ class ModelConfig:
         if self.dim % self.heads:
             raise ValueError(f"dim={self.dim} does not split into heads={self.heads}")
         if self.head_dim % 8:
-            raise ValueError(f"head width {self.head_dim} (dim {self.dim} / heads {self.heads}) must be a multiple of 8")
+            raise ValueError(
+                f"head width {self.head_dim} (dim {self.dim} / heads {self.heads}) must be a multiple of 8"
+            )
         if self.dim % self.cross_heads:
             raise ValueError(f"dim={self.dim} does not split into cross_heads={self.cross_heads}")
         if any(not 0 <= i < self.depth for i in self.softmax_blocks):
@@ -131,3 +136,68 @@ class CodecConfig:
 
 POCKET_CODEC = CodecConfig()
 FPS = 16  # of both worlds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldSpec:
+    """What the outside must know of a world: the pictures it takes and gives."""
+
+    name: str
+    width: int
+    height: int
+    fps: int
+    chunk_frames: int  # pixel frames per chunk after the first
+
+
+WORLDS = {
+    "pocket": WorldSpec(
+        name="pocket",
+        width=POCKET_CODEC.width,
+        height=POCKET_CODEC.height,
+        fps=FPS,
+        chunk_frames=POCKET_CODEC.frames * POCKET.chunk,
+    )
+}
+
+
+Config = ModelConfig | CodecConfig
+
+
+def as_record(config: Config) -> dict[str, Any]:
+    """What is saved with weights: plain values under the names of the fields."""
+    return asdict(config)
+
+
+C = TypeVar("C", ModelConfig, CodecConfig)
+
+
+def from_record(kind: type[C], record: Mapping[str, Any]) -> C:
+    """A config read from a file, which is not trusted: unknown fields and wrong types raise ValueError."""
+    known = {f.name: f for f in fields(kind)}
+    default = kind()
+    values: dict[str, Any] = {}
+    for name, value in record.items():
+        if name not in known:
+            raise ValueError(
+                f"the config in the weights has a field {name!r} that this version does not know"
+            )
+        values[name] = _plain(name, value, like=getattr(default, name))
+    return kind(**values)
+
+
+def _plain(name: str, value: Any, *, like: Any) -> Any:
+    """`value` in the type of `like`: JSON has lists for tuples, and maps for nested configs."""
+    if isinstance(like, Semantics) and isinstance(value, Mapping):
+        if set(value) <= {f.name for f in fields(Semantics)} and all(
+            isinstance(v, bool) for v in value.values()
+        ):
+            return Semantics(**value)
+    elif isinstance(like, tuple) and isinstance(value, list):
+        numbers = tuple(float(v) if isinstance(like[0], float) else v for v in value)
+        if all(type(v) is type(like[0]) for v in numbers):
+            return numbers
+    elif isinstance(like, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is type(like):
+        return value
+    raise ValueError(f"the config in the weights has {name}={value!r}: not a {type(like).__name__}")

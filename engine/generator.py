@@ -14,7 +14,7 @@ from engine.schedule import chunk_noise, euler, steps, timestep
 from engine.state import BlockState, Memory, StreamState
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(FloatingPointError):
     """A chunk came out with infinities or NaNs. The state it was made from is as good as before: try again from it."""
 
 

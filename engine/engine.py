@@ -1,0 +1,202 @@
+"""One world, loaded: pictures and poses in, frames and the state after them out. Knows no window, process or socket.
+
+The same class runs inline (scripts, tests, unattended flights) and inside the engine process of the window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.camera import Intrinsics, Pose
+from engine.checkpoint import load_module, read_config
+from engine.codec import Codec
+from engine.conditioning import condition_chunk, pose_tensor
+from engine.config import WORLDS, CodecConfig, ModelConfig, WorldSpec, from_record
+from engine.frame import Frame
+from engine.generator import Generator
+from engine.model import WorldModel
+from engine.state import StreamState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Frames that became visible together, and the state after them."""
+
+    frames: tuple[Frame, ...]
+    state: StreamState
+    timing: dict[str, float]  # seconds by stage
+
+
+class Engine:
+    """Holds weights and nothing of any flight: `start` and `step` are functions of their arguments."""
+
+    def __init__(self, spec: WorldSpec, *, model: WorldModel, codec: Codec) -> None:
+        self.spec = spec
+        self.generator = Generator(model)
+        self.codec = codec
+        self.device = codec.mean.device
+
+    @staticmethod
+    def load(
+        name: str,
+        *,
+        assets: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        on_step: Callable[[str], None] = lambda step: None,
+    ) -> Engine:
+        """Read the weights of a world from `assets`/`name`. `on_step` hears what is being done.
+
+        Raises ValueError for an unknown world, an unknown device, or weights that are missing or broken.
+        """
+        if name not in WORLDS:
+            raise ValueError(f"unknown world {name!r}: choose from {', '.join(WORLDS)}")
+        where = _device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        dtype = compute_dtype(where)
+        on_step("loading the codec")
+        codec = load_codec(assets / name / "codec.safetensors", dtype=dtype, device=where)
+        on_step("loading the world model")
+        model = load_world(assets / name / "world.safetensors", dtype=dtype, device=where)
+        engine = Engine(WORLDS[name], model=model, codec=codec)
+        on_step("warming up")
+        engine.warm_up()
+        return engine
+
+    def start(
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        pose: Pose,
+        intrinsics: Intrinsics,
+        words: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Chunk:
+        """Begin a flight: frame 0 is the picture itself.
+
+        picture: [Y, X, 3] at the world's size, seen from `pose` through `intrinsics`.  words: ids, None: no words.
+        """
+        begun = time.perf_counter()
+        config, spec = self.generator.config, self.spec
+        if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
+            raise ValueError(
+                f"a first picture of shape {picture.shape} and type {picture.dtype}: "
+                f"{spec.name} takes ({spec.height}, {spec.width}, 3) uint8"
+            )
+        cond, anchor = condition_chunk(
+            None,
+            pose_tensor([pose]),
+            _rows(intrinsics, 1),
+            frame=0,
+            grid=self.codec.config.grid,
+            config=config,
+        )
+        ids = torch.zeros(1, config.caption_tokens, dtype=torch.int64)
+        if words is not None:
+            ids[0, : len(words)] = torch.tensor(tuple(words))
+        with torch.inference_mode():
+            still = self.codec.encode_picture(self._pixels(picture))
+        _, state = self.generator.start(
+            still, text=ids.to(self.device), cond=cond.to(self.device), seed=seed, anchor=anchor
+        )
+        frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
+        return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
+
+    def step(self, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics) -> Chunk:
+        """Generate the next chunk as seen from `poses`, one per frame. Raises FloatingPointError if it is not finite."""
+        if len(poses) != self.spec.chunk_frames:
+            raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
+        times = [time.perf_counter()]
+        cond, anchor = condition_chunk(
+            state.anchor,
+            pose_tensor(poses),
+            _rows(intrinsics, len(poses)),
+            frame=state.frame,
+            grid=self.codec.config.grid,
+            config=self.generator.config,
+        )
+        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor)
+        times.append(time.perf_counter())
+        dtype = self.codec.mean.dtype
+        with torch.inference_mode():
+            rgb, depth = self.codec.decode(state.latent.to(dtype), latents[:, :, -1].to(dtype))
+            pixels = ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()
+            inverse_depth = depth[0].to("cpu", torch.float16).numpy()
+        times.append(time.perf_counter())
+        first = self._first_frame(state)
+        frames = tuple(
+            Frame(
+                pixels=pixels[i],
+                pose=pose,
+                intrinsics=intrinsics,
+                index=first + i,
+                world=self.spec.name,
+                inverse_depth=inverse_depth[i],
+            )
+            for i, pose in enumerate(poses)
+        )
+        timing = {"denoise": times[1] - times[0], "decode": times[2] - times[1]}
+        return Chunk(frames=frames, state=after, timing=timing)
+
+    def warm_up(self) -> None:
+        """Run one chunk, so that the first real one is as fast as the rest."""
+        spec = self.spec
+        lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
+        grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
+        begun = self.start(grey, pose=Pose(), intrinsics=lens)
+        self.step(begun.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
+
+    def _first_frame(self, state: StreamState) -> int:
+        """Index of the first pixel frame after `state`."""
+        return 1 + (state.frame - 1) * self.codec.config.frames
+
+    def _pixels(self, picture: NDArray[np.uint8]) -> Tensor:
+        """[1, 3, Y, X] in [-1, 1]."""
+        x = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        return (x.to(self.device, torch.float32) / 127.5 - 1).to(self.codec.mean.dtype)
+
+
+def load_codec(path: Path, *, dtype: torch.dtype, device: torch.device) -> Codec:
+    """A codec of the size that its file says, ready to run. Raises ValueError."""
+    codec = Codec(from_record(CodecConfig, read_config(path, kind="codec")))
+    load_module(path, codec, kind="codec", dtype=dtype, device=device)
+    return codec.eval().requires_grad_(False)
+
+
+def load_world(path: Path, *, dtype: torch.dtype, device: torch.device) -> WorldModel:
+    """A world model of the size that its file says, ready to run. Raises ValueError."""
+    with torch.device("meta"):
+        model = WorldModel(from_record(ModelConfig, read_config(path, kind="world")))
+    load_module(path, model, kind="world", dtype=dtype, device=device)
+    return model.eval().requires_grad_(False)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the machine multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device 'cuda' was asked for, but torch finds no NVIDIA GPU here: leave out --device"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _rows(intrinsics: Intrinsics, count: int) -> Tensor:
+    """[1, count, 4] fx, fy, cx, cy."""
+    return torch.from_numpy(intrinsics.row).expand(1, count, 4)
