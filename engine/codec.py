@@ -7,11 +7,14 @@ of a latent sequence decode to their 8 frames. A picture becomes a latent by sta
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.checkpoint import load_module, read_config
 from engine.config import CodecConfig
 
 KNEE = 50.0  # metres: nearer than this the depth code is logarithmic in distance, farther it is linear in 1/m
@@ -181,3 +184,19 @@ class Codec(nn.Module):
         b = latents.shape[0]
         rgb, inverse_depth = self.decode(latents[:, :-1].flatten(0, 1), latents[:, 1:].flatten(0, 1))
         return rgb.unflatten(0, (b, -1)).flatten(1, 2), inverse_depth.unflatten(0, (b, -1)).flatten(1, 2)
+
+
+def load_codec(
+    path: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Codec:
+    """The codec in a file, as `engine.checkpoint.save_module` wrote it with kind "codec". ValueError: see there."""
+    saved: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in read_config(path, kind="codec").items()
+    }
+    try:
+        with torch.device("meta"):
+            codec = Codec(CodecConfig(**saved))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} has a codec config this program cannot build: {error}") from error
+    load_module(path, codec, kind="codec", dtype=dtype, device=device)
+    return codec.eval()

@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 # a, b, c of x ← a x + b (x xᵀ) x + c (x xᵀ)² x: five steps take singular values in [0.01, 1] into NS_RANGE (Jordan et al.)
 NS = (3.4445, -4.7750, 2.0315)
@@ -166,19 +168,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     torch._foreach_copy_(grads, parts)
 
 
-class Ema:
+class Ema(Generic[M]):
     """An exponential average of a module's weights, in `module`, ready to evaluate or export.
 
     The decay starts low, min(decay, (1 + t) / (10 + t)), so that the random start is forgotten quickly.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
+    def __init__(self, module: M, *, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: M) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)

@@ -1,0 +1,151 @@
+"""Codec training at toy size, end to end on the CPU: it learns, resumes, exports and measures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.codec import KNEE, NEAREST, Codec, load_codec
+from engine.config import CodecConfig
+from engine.train.adversary import Adversary
+from engine.train.codec import Clips, CodecTraining, cut, train_codec
+from engine.train.codec_report import evaluate_codec, to_float
+from engine.train.losses import DEPTH, GRADIENT, TEMPORAL, hinge_fool, hinge_judge, reconstruction_loss
+
+TINY = CodecConfig(
+    width=32, height=32, latent_channels=8, encoder_widths=(16, 16, 32), decoder_widths=(32, 32, 16, 16)
+)
+
+
+def _options(out: Path, **changes: object) -> CodecTraining:
+    base = CodecTraining(
+        out=out,
+        steps=4,
+        polish_steps=2,
+        clips=3,
+        clip_frames=25,
+        held_out=2,
+        batch=2,
+        device="cpu",
+        codec=TINY,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _clips(count: int, seed: int, frames: int = 25) -> Clips:
+    """Drifting waves of random colour over a plane that recedes into a sky."""
+    g = torch.Generator().manual_seed(seed)
+    t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(32), torch.arange(32), indexing="ij")
+    wave, drift, colour = (
+        torch.rand(count, 2, generator=g),
+        torch.rand(count, generator=g),
+        torch.rand(count, 3, generator=g),
+    )
+    shape = lambda v: v.view(count, 1, 1, 1)
+    phase = 0.4 * shape(wave[:, 0]) * x + 0.4 * shape(wave[:, 1]) * y + 0.3 * shape(drift) * t
+    light = (0.5 + 0.5 * torch.sin(phase))[..., None] * colour.view(count, 1, 1, 1, 3)
+    depth = ((y - 8).clamp_min(0) / 50).expand(count, -1, -1, -1)
+    return {"frames": (light * 255).to(torch.uint8), "inverse_depth": depth.to(torch.float16)}
+
+
+def _loss_of(path: Path, line: int) -> float:
+    entry = json.loads(path.read_text().splitlines()[line])
+    return entry["picture"] + entry["depth"]
+
+
+def test_training_end_to_end(tmp_path: Path) -> None:
+    report = train_codec(_options(tmp_path), clips=_clips(3, 0), held_out=_clips(2, 9))
+    names = {p.name for p in tmp_path.iterdir()}
+    expected = {"codec.safetensors", "codec.json", "codec.png", "reconstruct.pt", "reconstruct.jsonl"}
+    assert expected | {"polish.pt", "polish.jsonl", "reconstruct-000004.png", "polish-000002.png"} == names
+    assert json.loads((tmp_path / "codec.json").read_text()) == report
+    assert all(math.isfinite(v) for v in report["shipped"].values())
+    codec = load_codec(tmp_path / "codec.safetensors")
+    assert codec.config == TINY
+    latents = codec.encode_clip(to_float(_clips(3, 0)["frames"]))
+    assert latents.mean().abs() < 0.5
+    assert 0.5 < latents.std() < 2
+
+
+def test_reconstruction_learns(tmp_path: Path) -> None:
+    clips = _clips(3, 0)
+    before = evaluate_codec(Codec(TINY).eval(), clips)["psnr"]
+    options = _options(tmp_path, steps=60, polish_steps=0, polish_minutes=0.0)
+    after = train_codec(options, clips=clips, held_out=clips)["reconstruction"]["psnr"]
+    # random weights draw nothing; 60 steps must beat the mean colour of the clips
+    frames = to_float(clips["frames"])
+    flat = frames.mean(dim=(1, 3, 4), keepdim=True)
+    mean_colour = -10 * math.log10(((frames - flat) / 2).square().mean())
+    assert after > max(before, mean_colour)
+
+
+def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
+    clips, held = _clips(3, 0), _clips(2, 9)
+    train_codec(_options(tmp_path / "a"), clips=clips, held_out=held)
+    half = _options(tmp_path / "b", steps=4, polish_steps=0, polish_minutes=0.0)
+    train_codec(half, clips=clips, held_out=held)  # as if the power had gone between the stages
+    train_codec(_options(tmp_path / "b"), clips=clips, held_out=held)
+    a, b = (load_codec(tmp_path / d / "codec.safetensors") for d in "ab")
+    assert all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_polish_leaves_the_encoder_alone(tmp_path: Path) -> None:
+    clips = _clips(3, 0)
+    train_codec(_options(tmp_path / "a"), clips=clips, held_out=clips)
+    train_codec(_options(tmp_path / "b", polish_steps=0, polish_minutes=0.0), clips=clips, held_out=clips)
+    a, b = (load_codec(tmp_path / d / "codec.safetensors").state_dict() for d in "ab")
+    assert all(torch.equal(a[n], b[n]) for n in a if n.startswith("encoder") or n in ("mean", "std"))
+    assert not torch.equal(a["decoder.head.weight"], b["decoder.head.weight"])
+
+
+def test_cut_takes_stretches_that_belong_together() -> None:
+    clips = _clips(3, 0)
+    frames, code = cut(clips, batch=5, frames=17, generator=torch.Generator().manual_seed(1))
+    assert frames.shape == (5, 17, 3, 32, 32)
+    truth = to_float(clips["frames"])
+    starts = [(n, s) for n in range(3) for s in range(25 - 17 + 1)]
+    for taken in frames:
+        assert any(torch.equal(taken, truth[n, s : s + 17]) for n, s in starts)
+    d = clips["inverse_depth"][0, 0].double()
+    expected = (torch.log(1 + KNEE * d) / math.log(1 + KNEE / NEAREST)).float()
+    torch.testing.assert_close(code[0, 0], expected, atol=1e-6, rtol=1e-5)
+
+
+def _loop_loss(out: Tensor, frames: Tensor, code: Tensor) -> tuple[float, float]:
+    """The oracle of the loss: the recipe's formula in fp64, differences written out."""
+    slope = lambda e: (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
+    e, d = out[:, :, :3].double() - frames, out[:, :, 3].double() - code
+    half = (e[..., ::2, ::2] + e[..., 1::2, ::2] + e[..., ::2, 1::2] + e[..., 1::2, 1::2]) / 4
+    temporal = (e[:, 1:] - e[:, :-1]).abs().mean()
+    picture = e.abs().mean() + GRADIENT * (slope(e) + slope(half)) + TEMPORAL * temporal
+    return float(picture), float(DEPTH * (d.abs().mean() + GRADIENT * slope(d)))
+
+
+def test_losses_against_their_formulas() -> None:
+    torch.manual_seed(0)
+    out, frames, code = torch.randn(2, 4, 4, 6, 8), torch.randn(2, 4, 3, 6, 8), torch.rand(2, 4, 6, 8)
+    got = [float(v) for v in reconstruction_loss(out, frames, code)]
+    assert got == pytest.approx(_loop_loss(out, frames, code), rel=1e-5)
+    assert float(hinge_judge(torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0]))) == pytest.approx(
+        0.25 + 0.5
+    )
+    assert float(hinge_fool(torch.tensor([1.0, 2.0]))) == -1.5
+
+
+def test_adversary_scores_patches() -> None:
+    assert Adversary(width=8)(torch.zeros(2, 3, 32, 48)).shape == (2, 1, 4, 6)
+
+
+def test_impossible_options_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="clip_frames=9 is shorter than the 17"):
+        _options(tmp_path, clip_frames=9)
+    with pytest.raises(ValueError, match="batch=0"):
+        _options(tmp_path, batch=0)
