@@ -30,7 +30,7 @@ def load_path(spec: str, *, dialect: str = "sana", motion: Motion = SANA_MOTION)
     suffix = Path(spec.strip()).suffix.lower() if len(spec) < 4096 else ""
     if suffix in READERS:
         return READERS[suffix](_readable(Path(spec.strip())))
-    if suffix[1:].isalpha():
+    if suffix[1:].isalnum() and not suffix[1:].isdigit():  # `w-1.5` is a mistyped action
         raise ValueError(
             f"'{spec[:80]}' is no path file: use {', '.join(READERS)} or an action string such as w-16,dw-32"
         )

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tests.checks.camera import actions, camera
 from tests.checks.check import Check
+from tests.checks.model import bidirectional, facts, listed, manifest, sampler, streaming
 from tests.checks.scan import scan
 
 
@@ -33,6 +34,12 @@ SUITES = (
     Suite(("camera.safetensors", "camera.json"), camera),
     Suite(("actions.safetensors", "actions.json"), actions),
     Suite(("gdn_scan.safetensors", "gdn_scan.json"), scan),
+    Suite(("tiny_stage1_streaming.safetensors", "tiny_stage1_weights.safetensors"), streaming),
+    Suite(("tiny_stage1_sampler.safetensors", "tiny_stage1_weights.safetensors"), sampler),
+    Suite(("tiny_stage1_bidirectional.safetensors", "tiny_stage1_weights.safetensors"), bidirectional),
+    Suite(("tiny_stage1.json", "tiny_stage1_weights.safetensors"), facts),
+    Suite(("stage1_native_manifest.json",), manifest),
+    Suite(("sana_wm_stage1_manifest.json",), listed),
 )
 
 

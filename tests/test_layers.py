@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ MAY_IMPORT = {"explorer": {"explorer", "engine"}, "engine": {"engine", "kernels"
 AT_HOME = {  # heavy library -> the files that may import it anywhere, and at module level
     "transformers": {"engine/text.py"},
     "diffusers": set[str](),
-    "pygame": {"explorer/window.py"},
+    "pygame": {f"explorer/{name}.py" for name in ("window", "cockpit", "display", "gallery", "hud", "paint")},
     "moderngl": {"explorer/display.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},
@@ -69,6 +71,15 @@ def test_imports_point_down_and_heavy_ones_stay_at_home(path: Path) -> None:
             assert top in KERNELS_MAY_USE, f"{name} imports {imported}: kernels know tensors only"
         if top in AT_HOME:
             assert name in AT_HOME[top], f"{name} imports {imported}: only {AT_HOME[top] or 'nobody'} may"
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    """`explorer --help`, and a machine without a display, must not need a window library."""
+    code = "import sys, explorer.app; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert not {"pygame", "moderngl", "triton", "transformers", "diffusers"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -47,12 +47,6 @@ def exact(file: str, quantity: str, good: bool) -> Check:
     return Check(file=file, quantity=quantity, error=0.0 if good else math.inf, tolerance=0.0)
 
 
-def merged(checks: list[Check], quantity: str) -> Check:
-    """The worst of several comparisons with one tolerance, as one line of the table."""
-    worst = max(checks, key=lambda c: math.inf if math.isnan(c.error) else c.error)
-    return Check(file=worst.file, quantity=quantity, error=worst.error, tolerance=worst.tolerance)
-
-
 def by_head(x: Tensor, frames: int) -> Tensor:
     """[B, H, K, F*N] of the fixtures as [B, H, F, N, K]."""
     return torch.as_tensor(x).mT.unflatten(2, (frames, -1))
