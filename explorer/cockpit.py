@@ -69,9 +69,17 @@ class Cockpit:
         return 0
 
     def close(self) -> None:
-        """Finish the recording; the rest belongs to others."""
+        """Finish the recording and say how it went; the rest belongs to others."""
         if self.recorder is not None:
             self._stop_recording()
+        stats = self.session.stats
+        if stats.first_frame_at is not None and stats.frame is not None:
+            self.say(
+                f"{stats.frame.index} frames, first after {stats.first_frame_at - self._begun:.1f} s; "
+                f"{stats.generated_fps:.1f} generated per second, window {self._fps():.0f}; "
+                f"chunk {stats.chunk * 1e3:.0f} ms; "
+                f"input to frame {stats.latency(50) * 1e3:.0f} ms, 95 of 100 within {stats.latency(95) * 1e3:.0f} ms"
+            )
 
     def _refresh(self, now: float) -> None:
         self._refreshes.append(now)

@@ -116,7 +116,7 @@ class Display:
         self._pass(self._source, self._wide, (0, 0, width, self._source.height), (1, 0))
         texture = self._wide.color_attachments[0]
         assert isinstance(texture, moderngl.Texture)
-        self._pass(texture, self._full, (left, top, width, height), (0, 1))
+        self._pass(texture, self._full, (left, top, width, height), (0, 1), upright=True)
 
     def _pass(
         self,
@@ -124,12 +124,15 @@ class Display:
         target: moderngl.Framebuffer,
         box: tuple[int, int, int, int],
         axis: tuple[int, int],
+        *,
+        upright: bool = False,
     ) -> None:
+        """upright: row 0 goes to the top, where GL has its last."""
         target.use()
         target.viewport = box
         source.use(0)
         self._enlarge["axis"] = axis
-        self._enlarge["place"] = (-1.0, -1.0, 2.0, 2.0)
+        self._enlarge["place"] = (-1.0, 1.0, 2.0, -2.0) if upright else (-1.0, -1.0, 2.0, 2.0)
         self._enlarge_quad.render(moderngl.TRIANGLE_STRIP, vertices=4)
 
     def blank(self) -> None:
@@ -190,7 +193,9 @@ class Display:
         """What is shown, without panels and borders: [Y, X, 3] RGB at the window's size."""
         assert self._full is not None
         width, height = self.size
-        rows = np.frombuffer(self._full.read(components=3, alignment=1), np.uint8).reshape(height, width, 3)
+        rows = np.frombuffer(self._full.read(components=3, alignment=1), np.uint8).reshape(height, width, 3)[
+            ::-1
+        ]
         if self._source is None:
             return rows.copy()
         left, top, w, h = letter_box(self._source.size, self.size)
