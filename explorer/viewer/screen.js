@@ -39,10 +39,10 @@ vec3 sharp(vec2 uv) {
 
 vec3 soft(vec2 uv) {
   vec3 sum = vec3(0.0);
-  for (int j = -2; j <= 2; j++)
-    for (int i = -2; i <= 2; i++)
-      sum += textureLod(picture, clamp(uv + 0.06 * vec2(i, j), 0.02, 0.98), 4.5).rgb;
-  return sum / 25.0;
+  for (int j = -1; j <= 1; j++)
+    for (int i = -1; i <= 1; i++)
+      sum += textureLod(picture, clamp(uv + 0.1 * vec2(i, j), 0.02, 0.98), 5.0).rgb;
+  return sum / 9.0;
 }
 
 void main() {

@@ -1,0 +1,486 @@
+"""The page in a real Chromium: it connects, draws what it is sent, flies, and tells people what goes on.
+
+WORLD_EXPLORER_SHOTS=FOLDER keeps the screenshots for looking at.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from websockets.sync.client import connect
+
+from engine.camera import Intrinsics, Pose
+from engine.frame import Frame
+from explorer import protocol as wire
+from explorer.broadcast import Broadcast, BroadcastConfig
+from explorer.controls import Steering
+from explorer.encode import jpeg
+from explorer.pilot import PilotState, roll_forward
+from explorer.remote import RemoteHands, steered
+from explorer.web import Asset, page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-extensions",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+]
+LENS = Intrinsics.from_fov(1.2, width=256, height=160)
+START = Pose(t=np.array([0.0, -1.6, 0.0]))
+DESKTOP, PHONE = (1280, 720), (390, 844)
+
+
+def landscape(pose: Pose) -> NDArray[np.uint8]:
+    """A striped plain under an evening sky, as the camera at `pose` sees it: [160, 256, 3]."""
+    x, y = np.meshgrid(np.arange(256) + 0.5, np.arange(160) + 0.5)
+    rays = np.stack([(x - LENS.cx) / LENS.fx, (y - LENS.cy) / LENS.fy, np.ones_like(x)], -1) @ pose.R.T
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    down = rays[..., 1]
+    far = np.where(down > 1e-3, -pose.t[1] / np.maximum(down, 1e-3), 1e3)
+    ground = pose.t[[0, 2]] + rays[..., [0, 2]] * far[..., None]
+    fields = 0.5 + 0.5 * np.tanh(4.0 * np.sin(ground[..., 0] * 0.8) * np.sin(ground[..., 1] * 0.8))
+    haze = np.exp(-far / 25.0)[..., None]
+    sky = np.array([236, 190, 150]) * (1 + down[..., None]) + np.array([50, 84, 140]) * -down[..., None]
+    land = np.array([86, 104, 62]) + fields[..., None] * np.array([74, 52, 28])
+    return np.clip(np.where(down[..., None] > 0, land * haze + sky * (1 - haze), sky), 0, 255).astype(
+        np.uint8
+    )
+
+
+class Plain:
+    """A flight over the plain: the real hands and the real pilot, chunk by chunk, at rest when nobody steers."""
+
+    def __init__(self, hands: RemoteHands) -> None:
+        self.hands, self.state, self.used = hands, PilotState(START), Steering()
+        self.index = 0
+        self.broadcast: Broadcast | None = None
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        due = time.perf_counter()
+        self.show(START, due)
+        while not self.stopped.is_set():
+            steering = self.hands.steering
+            if (
+                steering.input == self.used.input
+                and steering.controls.idle
+                and abs(self.state.velocity).max() < 1e-3
+            ):
+                self.stopped.wait(0.02)
+                continue
+            poses, self.state, self.used = roll_forward(self.state, steering, self.used, frames=8, fps=16)
+            due = max(due, time.perf_counter())
+            for pose in poses:
+                due += 1 / 16
+                self.stopped.wait(max(due - time.perf_counter(), 0.0))
+                self.show(pose, due)
+
+    def show(self, pose: Pose, due: float) -> None:
+        frame = Frame(pixels=landscape(pose), pose=pose, intrinsics=LENS, index=self.index, world="1")
+        self.index += 1
+        assert self.broadcast is not None
+        self.broadcast.report("flying", scene="0")
+        self.broadcast.publish(frame, control=self.hands.control_of(self.used.input), due=due)
+
+
+@contextlib.contextmanager
+def flying(port: int = 0) -> Iterator[Plain]:
+    """A plain on the air."""
+    titles = ["Evening plain", "Morning haze", "Red desert", "Northern coast", "Pine valley", "High steppe"]
+    scenes = tuple(wire.Scene(id=str(i), title=title) for i, title in enumerate(titles))
+    hello = wire.Hello(
+        world="pocket",
+        width=256,
+        height=160,
+        fps=16,
+        chunk_frames=8,
+        codecs=("jpeg",),
+        scenes=scenes,
+        role="spectator",
+        client=0,
+    )
+    tints = [np.roll(landscape(START), i, axis=-1) for i in range(len(scenes))]
+    thumbs = {f"/scene/{i}.jpg": Asset(jpeg(tint).data, "image/jpeg") for i, tint in enumerate(tints)}
+    hands = RemoteHands()
+    plain = Plain(hands)
+    plain.broadcast = Broadcast(hands, hello=hello, assets=page() | thumbs, config=BroadcastConfig(port=port))
+    plain.broadcast.start()
+    plain.thread.start()
+    try:
+        yield plain
+    finally:
+        plain.stopped.set()
+        plain.thread.join()
+        plain.broadcast.stop()
+
+
+class Browser:
+    """A headless Chromium, spoken to in its own DevTools protocol."""
+
+    def __init__(self, folder: str) -> None:
+        assert CHROMIUM is not None
+        command = ["nice", "-n", "5", CHROMIUM, *FLAGS, f"--user-data-dir={folder}"]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            found = re.search(rb"listening on (ws://\S+)", line)
+            if found:
+                break
+        else:
+            pytest.fail(f"{CHROMIUM} ended before it listened")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()  # else its pipe fills
+        self.open = contextlib.ExitStack()
+        self.socket = self.open.enter_context(connect(found[1].decode(), max_size=None, compression=None))
+        self.numbers = itertools.count(1)
+
+    def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
+        number = next(self.numbers)
+        message = {"id": number, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
+        self.socket.send(json.dumps(message))
+        while True:
+            reply = json.loads(self.socket.recv(timeout=20))
+            if reply.get("id") == number:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
+                return result
+
+    def stop(self) -> None:
+        with contextlib.suppress(Exception):  # whatever state it is in, it ends
+            self.call("Browser.close")
+        self.open.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+class Tab:
+    """One page, in a browsing context of its own."""
+
+    def __init__(self, browser: Browser, url: str, size: tuple[int, int], *, phone: bool = False) -> None:
+        self.browser = browser
+        self.context = browser.call("Target.createBrowserContext")["browserContextId"]
+        target = browser.call("Target.createTarget", url="about:blank", browserContextId=self.context)[
+            "targetId"
+        ]
+        self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=size[0],
+            height=size[1],
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        if phone:
+            self.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.call("Page.enable")
+        self.call("Page.navigate", url=url)
+
+    def call(self, method: str, **params: object) -> dict[str, Any]:
+        return self.browser.call(method, self.session, **params)
+
+    def js(self, expression: str) -> Any:
+        reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
+
+    def until(self, expression: str, timeout: float = 10.0) -> None:
+        deadline = time.perf_counter() + timeout
+        while not self.js(f"Boolean(document.body && ({expression}))"):
+            assert time.perf_counter() < deadline, (
+                f"never true: {expression}\n{self.js('document.body.innerText')}"
+            )
+            time.sleep(0.05)
+
+    def click(self, selector: str) -> None:
+        box = self.js(
+            f"(() => {{ const b = document.querySelector('{selector}').getBoundingClientRect();"
+            "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def key(self, kind: str, key: str, code: str) -> None:
+        self.call(
+            "Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=ord(key.upper())
+        )
+
+    def shot(self, name: str) -> NDArray[np.uint8]:
+        """What is on the screen, RGB."""
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        if folder := os.environ.get("WORLD_EXPLORER_SHOTS"):
+            Path(folder, f"{name}.png").write_bytes(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+    def close(self) -> None:
+        self.browser.call("Target.disposeBrowserContext", browserContextId=self.context)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        opened = Browser(folder)
+        try:
+            yield opened
+        finally:
+            opened.stop()
+
+
+Opener = Callable[..., Tab]
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Opener]:
+    tabs: list[Tab] = []
+
+    def opened(plain: Plain, size: tuple[int, int] = DESKTOP, *, phone: bool = False) -> Tab:
+        assert plain.broadcast is not None
+        tabs.append(Tab(browser, f"http://127.0.0.1:{plain.broadcast.port}/", size, phone=phone))
+        return tabs[-1]
+
+    yield opened
+    for each in tabs:
+        each.close()
+
+
+CONNECTED = "document.body.dataset.link === 'open' && document.body.dataset.frame !== undefined"
+PILOT = "document.body.dataset.role === 'pilot'"
+
+
+def until(true: Callable[[], bool], timeout: float = 5.0) -> None:
+    deadline = time.perf_counter() + timeout
+    while not true():
+        assert time.perf_counter() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.browser
+def test_fly_with_keys_and_see_it(tab: Opener) -> None:
+    """Frames appear as sent, W moves the camera forward, letting go stops it, and the world rests."""
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        before = page.shot("desktop-lobby")
+        expected = cv2.resize(landscape(START), (1152, 720), interpolation=cv2.INTER_CUBIC)[300:420, 100:400]
+        seen = before[300:420, 164:464]  # fills the width: 1280 / 256 = 5 times, then cut to 720 rows
+        assert abs(float(seen.mean()) - float(expected.mean())) < 40
+        page.click("#fly")
+        page.until(PILOT)
+        page.key("keyDown", "w", "KeyW")
+        until(lambda: plain.state.pose.t[2] > 1.0)
+        page.until("Number(document.getElementById('speed').textContent) > 1")
+        page.until("Number(document.getElementById('response').textContent) > 0")
+        moving = page.shot("desktop-flying")
+        later = page.shot("desktop-flying-on")
+        page.key("keyUp", "w", "KeyW")
+        ground = (slice(440, 620), slice(20, 400))  # nothing but canvas here
+        assert before[ground].mean() > 60
+        assert np.abs(moving[ground].astype(int) - before[ground]).mean() > 3
+        assert np.abs(later[ground].astype(int) - moving[ground]).mean() > 0.5
+        until(lambda: plain.hands.steering.controls.idle)
+        until(lambda: abs(plain.state.velocity).max() < 1e-3)
+        index = plain.index
+        time.sleep(0.3)
+        assert plain.index <= index + 8  # the last chunk, and then nothing moves
+        assert abs(plain.state.pose.t[0]) < 1e-6  # W is straight ahead
+
+
+@pytest.mark.browser
+def test_mouse_and_arrows_turn(tab: Opener) -> None:
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        page.click("#fly")
+        page.until(PILOT)
+        for step in range(1, 6):  # dragged: a headless browser grants no pointer lock
+            page.call(
+                "Input.dispatchMouseEvent",
+                type="mouseMoved",
+                x=600 + 20 * step,
+                y=300,
+                button="left",
+                buttons=1,
+            )
+        until(lambda: plain.hands.steering.look[0] > 0.1)
+        until(lambda: plain.state.pose.yaw > 0.1)
+        yaw = plain.state.pose.yaw
+        page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft", code="ArrowLeft")
+        until(lambda: plain.state.pose.yaw < yaw - 0.1)
+        page.call("Input.dispatchKeyEvent", type="keyUp", key="ArrowLeft", code="ArrowLeft")
+        page.call("Input.dispatchMouseEvent", type="mouseWheel", x=600, y=300, deltaX=0, deltaY=-120)
+        until(lambda: plain.hands.steering.controls.speed > 4.5)
+
+
+@pytest.mark.browser
+def test_a_spectator_watches_and_waits(tab: Opener) -> None:
+    """Its keys do nothing, it may stand in line, and flies when the pilot lets go."""
+    with flying() as plain:
+        pilot, other = tab(plain), tab(plain, PHONE, phone=True)
+        pilot.until(CONNECTED)
+        other.until(CONNECTED)
+        pilot.click("#fly")
+        pilot.until(PILOT)
+        other.until("document.body.dataset.busy === 'yes'")
+        other.key("keyDown", "w", "KeyW")
+        time.sleep(0.2)
+        assert plain.hands.steering.controls.idle
+        other.shot("phone-watching")
+        other.click("#fly")
+        other.until("document.getElementById('invite-text').textContent.includes('next in line')")
+        pilot.click("#leave")
+        other.until(PILOT)
+        pilot.until("document.body.dataset.role === 'spectator'")
+        time.sleep(0.4)
+        other.shot("phone-flying")
+        stick = other.js(
+            "(() => { const b = document.querySelector('.stick').getBoundingClientRect(); return [b.x + 64, b.y + 64]; })()"
+        )
+        other.call(
+            "Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": stick[0], "y": stick[1] - 60}]
+        )
+        until(lambda: plain.state.pose.t[2] > 0.5)
+        other.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        until(lambda: plain.hands.steering.controls.idle)
+
+
+@pytest.mark.browser
+def test_scenes_are_chosen_by_the_pilot(tab: Opener) -> None:
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        page.click("#open-scenes")
+        page.until("document.querySelectorAll('#grid button:disabled').length === 6")
+        page.js("document.getElementById('scenes').close()")
+        page.click("#fly")
+        page.until(PILOT)
+        page.click("#open-scenes")
+        page.until(
+            "[...document.querySelectorAll('#grid img')].every(i => i.complete && i.naturalWidth === 256)"
+        )
+        page.shot("desktop-scenes")
+        page.click("#grid li:nth-child(3) button")
+        until(lambda: plain.hands.scenes.take() == "2")
+        page.until("!document.getElementById('scenes').open")
+
+
+@pytest.mark.browser
+def test_it_says_so_when_the_world_goes_away_and_comes_back(tab: Opener) -> None:
+    with flying() as plain:
+        assert plain.broadcast is not None
+        port = plain.broadcast.port
+        page = tab(plain)
+        page.until(CONNECTED)
+    page.until("!document.getElementById('trouble').hidden")
+    page.shot("desktop-lost")
+    assert "Connection lost" in page.js("document.body.innerText")
+    with flying(port):
+        page.click("#retry")
+        page.until("document.body.dataset.link === 'open' && document.getElementById('trouble').hidden")
+
+
+@pytest.mark.browser
+def test_another_version_is_told_apart(tab: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "VERSION", 2)
+    with flying() as plain:
+        page = tab(plain)
+        page.until("!document.getElementById('trouble').hidden")
+        assert "out of date" in page.js("document.body.innerText")
+        page.shot("desktop-version")
+
+
+@pytest.mark.browser
+def test_its_msgpack_is_the_servers(tab: Opener) -> None:
+    """Values that only corners of the format hold survive page → Python → page."""
+    import msgpack
+
+    value = {
+        "v": 1, "type": "x", "n": [0, 127, 128, -1, -33, 255, 65536, 2**40, -(2**40), 0.1, -1e300, None, True, False],
+        "text": "é世界🌍" * 20, "short": "", "list": list(range(40)), "map": {f"k{i}": i for i in range(20)},
+    }  # fmt: skip
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        packed = base64.b64encode(msgpack.packb(value)).decode()
+        back = page.js(
+            f"""(async () => {{
+              const wire = await import("/wire.js");
+              const bytes = Uint8Array.from(atob("{packed}"), (c) => c.charCodeAt(0));
+              const {{ v, type, ...fields }} = wire.decode(bytes.buffer);
+              return btoa(String.fromCharCode(...wire.encode(type, fields)));
+            }})()"""
+        )
+    assert msgpack.unpackb(base64.b64decode(back)) == value
+
+
+def test_remote_controls_are_steering() -> None:
+    """Taps and mouse travel add up, diagonals are no faster, speed stays in the trained range."""
+    control = wire.Control(
+        id=3,
+        time=0.0,
+        move=(1, 0, 1),
+        turn=(0, 0, -1),
+        taps=(0, 0, 1, 0, 0, 0),
+        look=(0.1, -0.2),
+        speed=900.0,
+    )
+    once = steered(Steering(), control, input=3, time=5.0)
+    twice = steered(once, control, input=4, time=6.0)
+    assert np.isclose(np.linalg.norm(once.controls.move), 1.0)
+    assert (once.controls.turn, once.controls.speed) == ((0, 0, -1), 30.0)
+    assert (twice.presses, twice.input, twice.time) == ((0, 0, 2, 0, 0, 0), 4, 6.0)
+    assert np.allclose(twice.look, (0.2, -0.4))
+
+
+def test_inputs_of_successive_pilots_never_meet() -> None:
+    hands = RemoteHands()
+    still = dict(time=0.0, move=(0, 0, 1), turn=(0, 0, 0), speed=4.0)
+    seen = [hands.steering.input]
+    for number in (1, 2, 3):
+        hands.steer(wire.Control(id=number, **still))  # type: ignore[arg-type]
+        assert hands.control_of(hands.steering.input) == number
+        seen.append(hands.steering.input)
+    hands.release()
+    assert hands.steering.controls.idle
+    seen.append(hands.steering.input)
+    hands.steer(wire.Control(id=1, **still))  # type: ignore[arg-type]
+    seen.append(hands.steering.input)
+    assert seen == sorted(set(seen))
+    assert hands.control_of(seen[1]) == 0
