@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.config import ModelConfig
 from engine.layout import Layout
-from engine.mixer import Mixer, RMSNorm, split
+from engine.mixer import Mixer, RMSNorm, precise, split
 from engine.rope import rotate
 from engine.state import Keys
 from engine.ucpe import cap_rms, into_memory, into_query, out_of_ray
@@ -34,7 +34,7 @@ class Softmax(Mixer):
         main = F.scaled_dot_product_attention(q, keys.k, keys.v, layout.visible, scale=scale)
         camera = F.scaled_dot_product_attention(cq, keys.cam_k, keys.cam_v, layout.visible, scale=cam_scale)
         shape = (layout.frames, layout.tokens)
-        camera = out_of_ray(camera.unflatten(2, shape), layout.rays)
+        camera = out_of_ray(camera.unflatten(2, shape).to(precise(u.dtype)), layout.rays)
         return self.join(u, main.unflatten(2, shape), camera), keys
 
     def main(self, u: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,7 +77,7 @@ class FinalLayer(nn.Module):
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm of x [B, T, D], then scale and shift by frame, each [B, F, 1, D]."""
     y = F.layer_norm(x, x.shape[-1:], eps=1e-6).to(x.dtype).unflatten(1, (shift.shape[1], -1))
-    return (y * (1 + scale) + shift).flatten(1, 2)
+    return torch.addcmul(shift, y, 1 + scale).flatten(1, 2)
 
 
 def sinusoid(timestep: Tensor, dtype: torch.dtype) -> Tensor:

@@ -77,7 +77,7 @@ class GDN(Mixer):
         o, S = gdn_scan(
             q=q_in, k=k_in, v=v_in, S=past.cam_S, beta=beta, decay=decay, chunks=layout.chunks, erase=erase
         )
-        return out_of_ray(o.to(u.dtype), rays), S, conv if carry else None
+        return out_of_ray(o, rays), S, conv if carry else None
 
     def positive(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Heads of the normed queries and keys, cut at zero; keys so small that a frame overwrites at most itself."""
@@ -124,9 +124,9 @@ def short_conv(
     long = torch.cat((tail.to(k.dtype), k), dim=1)
     y = k * w[-1]
     for j in range(1, taps):
-        past = long[:, taps - 1 - j : taps - 1 - j + count] * w[-1 - j]
-        y = y + (past if across else past * layout.behind[j - 1].to(k.dtype))
+        past = long[:, taps - 1 - j : taps - 1 - j + count]
+        y = torch.addcmul(y, past if across else past * layout.behind[j - 1].to(k.dtype), w[-1 - j])
     for j, same in enumerate(layout.ahead[: count - 1], start=1):
-        future = F.pad(k[:, j:], (0, 0, 0, 0, 0, j))
-        y = y + future * w[-1 - j] * same.to(k.dtype)
+        future = F.pad(k[:, j:], (0, 0, 0, 0, 0, j)) * same.to(k.dtype)
+        y = torch.addcmul(y, future, w[-1 - j])
     return y.flatten(1, 2), long[:, -(taps - 1) :]

@@ -220,7 +220,8 @@ class WorldModel(nn.Module):
 
 def gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + gate·y, the gate [B, F, 1, D] by frame."""
-    return x + (y.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
+    shape = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, shape), y.unflatten(1, shape), gate).flatten(1, 2)
 
 
 def _bookkeeping(past: tuple[BlockState, ...]) -> tuple[int, tuple[int, ...]]:

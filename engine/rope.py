@@ -49,6 +49,19 @@ def rotary_tables(
 
 def rotate(x: Tensor, table: Rotary, *, back: bool = False) -> Tensor:
     """Turn each pair of adjacent channels of x [..., F, N, 2·pairs] by its angle, or back by it."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and x.dtype == table.cos.dtype:
+        return rotate_complex(x, table, back=back)
+    return rotate_real(x, table, back=back)
+
+
+def rotate_complex(x: Tensor, table: Rotary, *, back: bool) -> Tensor:
+    """Pairs as complex numbers: one product, fastest on a CPU; compilers do not fuse complex numbers."""
+    turn = torch.complex(table.cos, -table.sin if back else table.sin)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+
+
+def rotate_real(x: Tensor, table: Rotary, *, back: bool) -> Tensor:
+    """The same without complex numbers."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table.cos, -table.sin if back else table.sin
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
