@@ -16,7 +16,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "biome": tuple(biome.name for biome in BIOMES),
     "time": tuple(time.name for time in TIMES),
     "weather": tuple(weather.name for weather in WEATHERS),
-    "thing": (*SHAPES[1:], "water", "lava", "mountain", "flower", "star", "moon"),
+    "thing": (*SHAPES[1:], "water", "lava", "mountain", "flower"),
 }
 WORDS = ("", *(word for words in _KINDS.values() for word in words))  # row 0 says nothing
 _ID = {word: row for row, word in enumerate(WORDS)}
@@ -33,7 +33,7 @@ _SYNONYMS = {
     "misty": "mist", "fog": "mist", "foggy": "mist", "hazy": "haze", "stone": "rock", "boulder": "rock", "pillar": "column",
     "cabin": "house", "gem": "crystal", "skyscraper": "tower", "cacti": "cactus", "torii": "gate", "lamp": "lantern",
     "shrub": "bush", "lake": "water", "sea": "water", "river": "water", "ocean": "water", "hill": "mountain",
-    "mountainous": "mountain", "starry": "star", "stars": "star", "moonlit": "moon",
+    "mountainous": "mountain", "starry": "night", "star": "night", "moonlit": "night", "moon": "night",
 }  # fmt: skip
 _BOTH = {
     "crystal": "crystals",

@@ -19,6 +19,7 @@
     X(C_LOW, 3) X(C_MID, 3) X(C_HIGH, 3) X(C_STEEP, 3) X(C_SHORE, 3) X(C_ACCENT, 3)                 \
     X(ACCENT, 1)      /* share of ground with flowers */                                            \
     X(ROWS, 1)        /* share of planted rows */                                                   \
+    X(PATH, 1)        /* how worn the trodden paths are */                                          \
     X(TIER_LOW, 1) X(TIER_HIGH, 1)                                                                  \
     X(STEEP, 1)       /* normal's y below which the ground is rock */                               \
     X(SNOW, 1)        /* 0 none … 1 everything level is white */                                    \

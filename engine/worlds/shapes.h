@@ -107,7 +107,7 @@ DEV float house(v3 p, int* mat) {
     *mat = PLASTER;
     float slope = (fabsf(p.z) * 0.47f + (p.y - 0.93f) * 0.42f) * 1.58f;  // two pitches meeting in a ridge
     float roof = fmaxf(fmaxf(slope, -slope - 0.11f), fabsf(p.x) - 0.57f);
-    float gable = fmaxf(fmaxf(slope, 0.5f - p.y), fabsf(p.x) - 0.50f);
+    float gable = fmaxf(fmaxf(slope + 0.04f, 0.5f - p.y), fabsf(p.x) - 0.50f);
     join(&d, mat, gable, PLASTER);
     join(&d, mat, fmaxf(roof, 0.46f - p.y), ROOF);
     join(&d, mat, box(p - V(0.28f, 0.82f, 0.14f), 0.05f, 0.2f, 0.05f), STONE);

@@ -9,7 +9,7 @@ DEV float towards(v3 a, v3 b) {  // cosine of the angle between headings
 // Colour that distance fades to, in direction d: the sky just above the horizon.
 DEV v3 haze(const World& w, v3 d) {
     float k = fmaxf(towards(d, vec(w, P_SUN)), 0.0f);
-    return mix(vec(w, P_C_HORIZON), vec(w, P_C_HALO), 0.55f * k * k * k * (num(w, P_MOON) > 0.5f ? 0.3f : 1.0f));
+    return mix(vec(w, P_C_HORIZON), vec(w, P_C_HALO), 0.42f * k * k * k * (num(w, P_MOON) > 0.5f ? 0.3f : 1.0f));
 }
 DEV v3 gradient(const World& w, v3 d) {
     float up = fmaxf(d.y, 0.0f);

@@ -56,9 +56,16 @@ DEV float land(const float* p, float u, float v) {
     float step = p[P_TERRACE];
     if (step > 0.0f) {
         float k = h / step, b = floorf(k);
-        h = mix(h, step * (b + ramp(0.32f, 0.68f, k - b)), 0.88f);
+        h = mix(h, step * (b + ramp(0.25f, 0.75f, k - b)), 0.85f);
     }
-    return h;
+    float wet = h - p[P_WATER];  // banks: land does not linger at the water line
+    return h + 0.9f * wet * expf(-wet * wet * 2.0f);
+}
+// Metres from the middle of the nearest trodden path, about: a contour line of smooth noise.
+DEV float from_path(const float* p, float x, float z) {
+    float n = gradient_noise(x * (4.0f / PERIOD), z * (4.0f / PERIOD), 4, 4, seed_of(p) + 91u);
+    float m = gradient_noise(x * (16.0f / PERIOD), z * (16.0f / PERIOD), 16, 16, seed_of(p) + 92u);
+    return fabsf(n + 0.05f * m) * 62.0f;
 }
 struct HeightJob {
     const float* params;
@@ -193,6 +200,7 @@ struct CellJob {
         float slack = room - size * radius;
         float ox = 0.5f * side + slack * (2.0f * uniform(s, id, 4u) - 1.0f);
         float oz = 0.5f * side + slack * (2.0f * uniform(s, id, 5u) - 1.0f);
+        if (p[P_PATH] > 0.0f && from_path(p, x + ox, z + oz) < 1.6f + 0.8f * size * radius) return;
         float slope = steepness(w, x + ox, z + oz, fmaxf(0.8f, 0.6f * size * radius));
         float base = ground(w, x + ox, z + oz);
         if (!may_stand(type, slope, base - p[P_WATER])) return;

@@ -38,12 +38,15 @@ DEV_CALL Hit march(const World& w, v3 o, v3 d, float far, int budget) {
         float gap = p.y - ground(w, p.x, p.z);
         if (gap < 0.0002f * t) {
             float lo = above, hi = t;
-            for (int k = 0; k < 7; k++) {
+            for (int k = 0; k < 6 && gap < 0.0f; k++) {
                 float m = 0.5f * (lo + hi);
                 v3 q = o + d * m;
                 if (q.y < ground(w, q.x, q.z)) hi = m; else lo = m;
             }
-            hit.t = 0.5f * (lo + hi);
+            v3 a = o + d * lo, b = o + d * hi;  // and where the line through both meets the ground
+            float ga = a.y - ground(w, a.x, a.z), gb = b.y - ground(w, b.x, b.z);
+            float beyond = gb * (hi - lo) / fmaxf(ga - gb, 1e-6f);
+            hit.t = hi + clamp(beyond, lo - hi, 0.02f * hi + 0.02f);
             hit.kind = HIT_LAND;
             return hit;
         }
@@ -81,6 +84,8 @@ DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
     v3 c = mix(vec(w, P_C_LOW), vec(w, P_C_MID), ramp(low - 1.5f, low + 1.5f, lift));
     c = mix(c, vec(w, P_C_HIGH), ramp(high - 2.0f, high + 2.0f, lift));
     c = mix(c, mix(vec(w, P_C_LOW), vec(w, P_C_MID), 0.5f), 0.45f * ramp(0.35f, 0.75f, broad));
+    float patch_tone = ramp(0.40f, 0.60f, value_noise(p.x * (256.0f / PERIOD), p.z * (256.0f / PERIOD), 256, s + 15u));
+    c = c * mix(1.0f, 0.90f + 0.17f * patch_tone, 1.0f - ramp(40.0f, 150.0f, t));
     float rows = num(w, P_ROWS);
     if (rows > 0.0f) {
         float wave = 0.5f + 0.5f * sinf((p.x * 128.0f + 6.0f * broad) * (6.2831853f / PERIOD));
@@ -96,6 +101,8 @@ DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
         float dot_here = uniform(h) < patch ? 1.0f - ramp(0.12f, 0.22f, length2(dx, dz)) : 0.0f;
         c = mix(c, vec(w, P_C_ACCENT), mix(0.13f * patch, dot_here, 1.0f - ramp(9.0f, 28.0f, t)));
     }
+    float path = num(w, P_PATH);
+    if (path > 0.0f) c = mix(c, vec(w, P_C_SHORE) * (0.9f + 0.15f * fine), path * (1.0f - ramp(1.0f, 1.7f, from_path(w.p, p.x, p.z) + 0.5f * fine)));
     float cliff = 1.0f - ramp(num(w, P_STEEP) - 0.09f, num(w, P_STEEP) + 0.05f, n.y);
     float bands = 0.90f + 0.16f * value_noise(p.y * 1.3f + 3.0f * broad, 3.7f, 64, s + 14u);
     c = mix(c, vec(w, P_C_STEEP) * bands, cliff);
@@ -202,6 +209,8 @@ DEV v3 lamplight(const World& w, v3 p) {
 DEV v3 lit_land(const World& w, v3 p, float t) {
     Surface s = surface_at(w, p.x, p.z);
     float sun = fmaxf(dot(s.n, vec(w, P_SUN)), 0.0f);
+    float drift = value_noise(p.x * (8.0f / PERIOD), p.z * (8.0f / PERIOD), 8, seed_of(w.p) + 33u);  // shadows of clouds
+    sun *= 1.0f - 0.55f * fminf(num(w, P_CLOUD), 0.7f) * ramp(0.45f, 0.68f, drift);
     v3 light = vec(w, P_C_SUN) * (sun * s.sun) + vec(w, P_C_AMBIENT) * (s.open * (0.62f + 0.38f * s.n.y)) + lamplight(w, p);
     return ground_colour(w, p, s.n, t) * light;
 }
