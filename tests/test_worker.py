@@ -1,0 +1,133 @@
+"""The engine in its own process, with a real engine of tiny random weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from explorer.assets import load_gallery
+from explorer.controls import Hands, Steering
+from explorer.pacer import Shown
+from explorer.session import Session
+from tests.tiny import tiny_assets
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_assets(tmp_path_factory.mktemp("world") / "assets")
+
+
+@pytest.fixture(scope="module")
+def session(assets: Path) -> Iterator[Session]:
+    session = Session("pocket", assets=assets, device="cpu", threads=1)
+    yield session
+    session.stop()
+
+
+def run(
+    session: Session, steering: Steering, until: Callable[[list[Shown]], bool], limit: float = 60.0
+) -> list[Shown]:
+    shown: list[Shown] = []
+    deadline = time.perf_counter() + limit
+    while not until(shown):
+        assert session.stage != "failed", session.note
+        assert time.perf_counter() < deadline, f"{session.stage}: {session.note}, {len(shown)} frames"
+        shown += session.tick(steering, now=time.perf_counter())
+        time.sleep(0.005)
+    return shown
+
+
+def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Session, assets: Path) -> None:
+    scene = load_gallery(assets / "gallery")[1]
+    session.begin(scene)
+    hands = Hands().press("w", now=time.perf_counter())
+    shown = run(session, hands.steering, lambda shown: len(shown) > 32)
+    assert [s.frame.index for s in shown] == list(range(len(shown)))
+    assert (shown[0].frame.pixels == scene.rgb).all()
+    z = [s.frame.pose.t[2] for s in shown]
+    assert z[0] == 0.0
+    assert all(np.diff(z) >= 0)
+    assert z[-1] > 1.0
+    due = [s.due for s in shown[1:]]
+    assert all(np.diff(due) > 0)
+    assert session.stats.latency(50) > 0
+
+
+def test_the_engine_rests_when_nobody_steers_and_wakes_at_once(session: Session, assets: Path) -> None:
+    session.begin(load_gallery(assets / "gallery")[0])
+    run(session, Steering(), lambda shown: session.stage == "resting")
+    woken = Hands().press("d", now=time.perf_counter()).steering
+    shown = run(session, woken, lambda shown: bool(shown) and shown[-1].frame.pose.t[0] > 0.1)
+    assert shown
+
+
+def test_another_scene_starts_over(session: Session, assets: Path) -> None:
+    scenes = load_gallery(assets / "gallery")
+    for scene in (scenes[2], scenes[3]):  # the first is dropped at once
+        session.begin(scene)
+    shown = run(session, Steering(), lambda shown: len(shown) > 4)
+    assert (shown[0].frame.pixels == scenes[3].rgb).all()
+    assert shown[0].frame.index == 0
+
+
+def test_a_killed_engine_is_reported_and_can_be_restarted(session: Session, assets: Path) -> None:
+    pid = session.engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.perf_counter() + 10
+    while session.stage != "failed" and time.perf_counter() < deadline:
+        session.tick(Steering(), now=time.perf_counter())
+        time.sleep(0.01)
+    assert "ended unexpectedly" in session.note
+    session.restart()
+    session.begin(load_gallery(assets / "gallery")[0])
+    assert run(session, Steering(), lambda shown: len(shown) > 1)
+
+
+def test_stop_leaves_no_process(session: Session) -> None:
+    pid = session.engine.pid
+    assert pid is not None
+    session.stop()
+    session.stop()
+    assert not psutil.pid_exists(pid)
+
+
+def test_the_engine_dies_with_its_parent(assets: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from explorer.worker import EngineProcess\n"
+        "if __name__ == '__main__':\n"
+        "    e = EngineProcess('pocket', assets=Path(sys.argv[1]), device='cpu', threads=1)\n"
+        "    print(e.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(assets)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert parent.stdout is not None
+    engine = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    engine.wait(timeout=10)  # raises where it lives on
+
+
+def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
+    session = Session("pocket", assets=tmp_path, device="cpu", threads=1)
+    try:
+        deadline = time.perf_counter() + 30
+        while session.stage == "loading" and time.perf_counter() < deadline:
+            session.tick(Steering(), now=time.perf_counter())
+            time.sleep(0.02)
+        assert session.stage == "failed"
+        assert "codec.safetensors" in session.note
+        assert "\n" not in session.note
+    finally:
+        session.stop()
