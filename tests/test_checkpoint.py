@@ -65,6 +65,13 @@ def test_round_trip_exact_and_half(tmp_path: Path) -> None:
         assert torch.equal(got, t.bfloat16() if t.is_floating_point() else t), name
 
 
+def test_others_may_read_the_file(tmp_path: Path) -> None:
+    """Weights are installed once and used by everyone, as far as the umask lets them."""
+    path, _ = _saved(tmp_path)
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_layout_survives(tmp_path: Path) -> None:
     path, _ = _saved(tmp_path)
     net = Net().to(memory_format=torch.channels_last)

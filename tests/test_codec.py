@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.codec import KNEE, NEAREST, SKY_CODE, Codec, depth_code, depth_decode
+from engine.checkpoint import save_module
+from engine.codec import KNEE, NEAREST, SKY_CODE, Codec, depth_code, depth_decode, load_codec
 from engine.config import POCKET_CODEC, CodecConfig
 
 TINY = CodecConfig(
@@ -118,3 +121,25 @@ def test_pocket_codec_keeps_its_budget() -> None:
         codec = Codec(POCKET_CODEC)
     assert sum(p.numel() for p in codec.encoder.parameters()) <= 5_000_000
     assert sum(p.numel() for p in codec.decoder.parameters()) <= 9_000_000
+
+
+def test_a_codec_file_that_cannot_be_built_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "codec.safetensors"
+    for config in ({"bogus": 1}, {"width": 50}, {"encoder_widths": [1, "x", 2]}, {"stride": 0}):
+        save_module(path, _codec(), kind="codec", config=config)
+        with pytest.raises(ValueError, match="cannot build") as caught:
+            load_codec(path)
+        assert "\n" not in str(caught.value)
+
+
+@torch.inference_mode()
+def test_a_loaded_codec_decodes_as_saved(tmp_path: Path) -> None:
+    path, codec = tmp_path / "codec.safetensors", _codec()
+    save_module(path, codec, kind="codec", config=asdict(TINY), quantise=False)
+    loaded = load_codec(path)
+    assert loaded.config == TINY
+    clip = _clip(9)
+    for a, b in zip(
+        codec.decode_clip(codec.encode_clip(clip)), loaded.decode_clip(loaded.encode_clip(clip)), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engine.train.host import Host, host
 from engine.train.loop import Loop, Plan
-from engine.train.optim import Ema, OptimConfig, Optimiser
+from engine.train.optim import Ema, Muon, OptimConfig, Optimiser
 from engine.train.sheet import GAP, grey, save_sheet, tile
 
 CPU = Host(device=torch.device("cpu"))
@@ -133,13 +133,14 @@ from torch import nn
 from engine.train.host import host
 from engine.train.optim import OptimConfig, Optimiser
 with host("cpu") as h:
-    net = nn.Linear(16, 16)
+    net = nn.Conv2d(16, 16, 3).to(memory_format=torch.channels_last)
     h.share_weights(net)
-    optimiser = Optimiser(net, OptimConfig())
-    for i in range(2):
-        net(torch.randn(4, 16, generator=h.generator(0, i))).square().mean().backward()
-        optimiser.step(0.5)
-    torch.save({"weight": net.weight.detach(), "highest": h.highest([float(h.rank)])}, Path(sys.argv[1]) / f"{h.rank}.pt")
+    start = net.weight.detach().clone()
+    net(torch.randn(4, 16, 4, 4, generator=h.generator(0, 0))).square().mean().backward()
+    mine = net.weight.grad.clone()
+    optimiser = Optimiser(net, OptimConfig(decay=0.5))
+    optimiser.step(0.5)
+    torch.save({"start": start, "grad": mine, "weight": net.weight.detach(), "highest": h.highest([float(h.rank)])}, Path(sys.argv[1]) / f"{h.rank}.pt")
 """
 
 
@@ -152,7 +153,12 @@ def test_two_processes_hold_the_same_weights(tmp_path: Path) -> None:
         env=environment, check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     a, b = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
+    assert torch.equal(a["start"], b["start"])
     assert torch.equal(a["weight"], b["weight"])
+    alone = nn.Parameter(a["start"].clone())
+    alone.grad = (a["grad"] + b["grad"]) / 2
+    Muon([alone], momentum=OptimConfig().momentum).step(OptimConfig().muon)
+    torch.testing.assert_close(a["weight"], alone.detach())
     assert a["highest"] == b["highest"] == [1.0]
 
 

@@ -41,7 +41,9 @@ class Host:
         """Give every process the weights of rank 0."""
         if self.world > 1:
             for t in (*module.parameters(), *module.buffers()):
-                dist.broadcast(t.data, 0)
+                dense = t.data.contiguous()  # collectives do not take channels-last
+                dist.broadcast(dense, 0)
+                t.data.copy_(dense)
 
 
 def _pick(device: str, local_rank: int) -> torch.device:
