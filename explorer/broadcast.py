@@ -65,6 +65,8 @@ class BroadcastConfig:
             raise ValueError(f"port {self.port} must lie between 0 and 65535")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality {self.quality} must lie between 1 and 100")
+        if self.patience <= 0:
+            raise ValueError(f"patience {self.patience:g} seconds must be positive")
         if self.max_viewers < 1:
             raise ValueError(f"max_viewers {self.max_viewers} must be at least 1")
 

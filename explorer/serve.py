@@ -56,14 +56,10 @@ class ServeOptions:
     patience: float = 30.0
     """Seconds of a pilot's silence after which the next in line flies."""
 
-    def __post_init__(self) -> None:
+    def broadcast(self) -> BroadcastConfig:
+        """Raises ValueError for a value out of range: here, not when built, so that it is told in one sentence."""
         if not 0.1 <= self.fps <= 1000.0:
             raise ValueError(f"fps {self.fps:g} must lie between 0.1 and 1000")
-        if self.patience <= 0:
-            raise ValueError(f"patience {self.patience:g} seconds must be positive")
-        self.broadcast()
-
-    def broadcast(self) -> BroadcastConfig:
         return BroadcastConfig(
             host=self.host,
             port=self.port,
@@ -79,6 +75,7 @@ def serve(options: ServeOptions, *, say: Callable[[str], None]) -> None:
 
     Raises ValueError, one sentence, for what the user can mend and for an engine that keeps failing.
     """
+    config = options.broadcast()
     assets = assets_folder()
     scenes = _scenes(options, assets)
     files = page()
@@ -87,7 +84,7 @@ def serve(options: ServeOptions, *, say: Callable[[str], None]) -> None:
         spec = _loaded(session, say)
         hands = RemoteHands()
         files |= thumbnails(scenes, spec.width, spec.height)
-        broadcast = Broadcast(hands, hello=greeting(spec, scenes), assets=files, config=options.broadcast())
+        broadcast = Broadcast(hands, hello=greeting(spec, scenes), assets=files, config=config)
         _open(broadcast)
         try:
             for line in welcome(options.host, broadcast.port):

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyquaternion import Quaternion
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
@@ -27,6 +27,7 @@ from explorer import protocol as wire
 from explorer.broadcast import Broadcast, BroadcastConfig
 from explorer.seat import Line
 from explorer.web import Asset, page
+from tests.client import Client, until
 
 HELLO = wire.Hello(
     world="pocket",
@@ -55,25 +56,6 @@ class Log:
 
     def choose(self, scene: str) -> None:
         self.events.append(scene)
-
-
-class Client:
-    """A viewer at the other end of a real socket."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-
-    def say(self, message: wire.Message) -> None:
-        self.socket.send(wire.encode(message))
-
-    def hear(self, kind: type[wire.Message], timeout: float = 5.0) -> wire.Message:
-        """The next message of a kind; others on the way are passed over."""
-        deadline = time.perf_counter() + timeout
-        while True:
-            data = self.socket.recv(timeout=max(deadline - time.perf_counter(), 0.0))
-            message = wire.decode(data, known=wire.FROM_SERVER, limit=wire.MAX_OUTGOING)
-            if isinstance(message, kind):
-                return message
 
 
 @contextlib.contextmanager
@@ -106,13 +88,6 @@ def frame(index: int, size: tuple[int, int] = (40, 64), seed: int | None = None)
 
 def control(number: int = 1, forward: float = 1.0) -> wire.Control:
     return wire.Control(id=number, time=1.0, move=(0, 0, forward), turn=(0, 0, 0), speed=4.0)
-
-
-def until(true: object, timeout: float = 3.0) -> None:
-    deadline = time.perf_counter() + timeout
-    while not true():  # type: ignore[operator]
-        assert time.perf_counter() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def test_a_viewer_is_greeted_and_buys_frames_that_know_their_pose() -> None:
