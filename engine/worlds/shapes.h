@@ -103,7 +103,7 @@ DEV float palm(v3 p, float v, int* mat) {
     return d;
 }
 DEV float house(v3 p, int* mat) {
-    float d = box(p - V(0.0f, 0.15f, 0.0f), 0.50f, 0.40f, 0.34f);
+    float d = box(p - V(0.0f, 0.11f, 0.0f), 0.50f, 0.40f, 0.34f);
     *mat = PLASTER;
     float slope = (fabsf(p.z) * 0.47f + (p.y - 0.93f) * 0.42f) * 1.58f;  // two pitches meeting in a ridge
     float roof = fmaxf(fmaxf(slope, -slope - 0.11f), fabsf(p.x) - 0.57f);

@@ -36,7 +36,8 @@ DEV_CALL Hit march(const World& w, v3 o, v3 d, float far, int budget) {
             continue;
         }
         float gap = p.y - ground(w, p.x, p.z);
-        if (gap < 0.0002f * t) {
+        bool last = i == budget - 1;  // out of steps while grazing: what is this near is the surface
+        if (gap < (last ? 0.05f : 0.0003f) * t) {
             float lo = above, hi = t;
             for (int k = 0; k < 6 && gap < 0.0f; k++) {
                 float m = 0.5f * (lo + hi);
@@ -52,7 +53,7 @@ DEV_CALL Hit march(const World& w, v3 o, v3 d, float far, int budget) {
         }
         int mat = STONE;
         float thing = object_distance(c, p, &mat);
-        if (thing < 0.003f + 0.0009f * t) {
+        if (thing < 0.003f + (last ? 0.03f : 0.0009f) * t) {
             hit.t = t + fmaxf(thing, 0.0f);
             hit.kind = HIT_OBJECT;
             hit.mat = mat;
@@ -60,9 +61,9 @@ DEV_CALL Hit march(const World& w, v3 o, v3 d, float far, int budget) {
             return hit;
         }
         above = t;
-        t += clamp(fminf(0.62f * gap, 0.92f * thing), 0.004f + 0.0012f * t, leave);
+        t += clamp(fminf(0.62f * gap, 0.92f * thing), 0.006f + 0.0025f * t, leave);
     }
-    if (t < hit.t) hit.kind = HIT_SKY;  // budget spent grazing: treat as air
+    if (t < hit.t) hit.kind = HIT_SKY;
     return hit;
 }
 
@@ -98,7 +99,7 @@ DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
         uint32_t h = hash((uint32_t)(int)bx & 511u, (uint32_t)(int)bz & 511u, s + 13u);
         float dx = fx - bx - 0.3f - 0.4f * uniform(h, 1u, 1u), dz = fz - bz - 0.3f - 0.4f * uniform(h, 2u, 1u);
         float patch = accent * ramp(0.42f, 0.62f, broad);
-        float dot_here = uniform(h) < patch ? 1.0f - ramp(0.12f, 0.22f, length2(dx, dz)) : 0.0f;
+        float dot_here = uniform(h) < patch ? 1.0f - ramp(0.07f, 0.15f, length2(dx, dz)) : 0.0f;
         c = mix(c, vec(w, P_C_ACCENT), mix(0.13f * patch, dot_here, 1.0f - ramp(9.0f, 28.0f, t)));
     }
     float path = num(w, P_PATH);
