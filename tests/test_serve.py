@@ -76,7 +76,8 @@ def test_from_the_command_to_flight_and_back(assets: Path) -> None:
         assert time.perf_counter() - began < 1.5
         assert process.stderr is not None
         assert process.stderr.read() == ""
-        assert psutil.wait_procs(children, timeout=1)[1] == []
+        left = psutil.wait_procs(children, timeout=1)[1]  # dead ones stay listed where nobody reaps orphans
+        assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def fly(client: Client, *, starts_at: float) -> None:
