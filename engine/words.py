@@ -21,7 +21,10 @@ _KINDS: dict[str, tuple[str, ...]] = {
 WORDS = ("", *(word for words in _KINDS.values() for word in words))  # row 0 says nothing
 _ID = {word: row for row, word in enumerate(WORDS)}
 _FILLERS = frozenset(
-    "a an and at by in of on the with over under near some many very world land scene place sky light".split()
+    re.findall(
+        r"\w+",
+        "a an and at by in of on the with over under near some many very world land scene place sky light",
+    )
 )
 _SYNONYMS = {
     "grass": "meadow", "grassland": "meadow", "field": "meadow", "wood": "forest", "jungle": "forest", "snowy": "snow",
