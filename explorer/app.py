@@ -5,10 +5,17 @@ A command's module is imported when it is called, so that `explorer --help` answ
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TypeVar
+
+Options = TypeVar("Options")
+BOX = " │╭╮╰╯─"  # what tyro frames its messages with
 
 FIRST_WORDS = """\
 World Explorer turns one picture into a place you fly through.
@@ -62,20 +69,39 @@ def _mistake(sentence: str) -> int:
     return 2
 
 
-def _fly(arguments: Sequence[str]) -> int:
+def options(kind: type[Options], arguments: Sequence[str], program: str) -> Options:
+    """Flags to a dataclass. A flag that is wrong raises ValueError with one sentence; --help prints and exits."""
     import tyro
 
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(kind, args=arguments, prog=program)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+    raise ValueError(f"{_sentence(told.getvalue())}: see {program} --help")
+
+
+def _sentence(told: str) -> str:
+    """What the parser's framed message says, without frame, title and repetition."""
+    words = " ".join(line.strip(BOX) for line in told.splitlines()[1:])
+    words = re.sub(r"Error parsing [^:]*: |─{3,}|-{3,}|For full helptext.*", "", words)
+    if value := re.search(r"instantiated from \['(.*?)'\].*?(--[\w-]+)", words):
+        return f"{value[2]} cannot be '{value[1]}'"
+    return " ".join(words.split()).rstrip(".") or "these words make no command"
+
+
+def _fly(arguments: Sequence[str]) -> int:
     from explorer.fly import Fly
 
-    return tyro.cli(Fly, args=arguments, prog="explorer fly").run()
+    return options(Fly, arguments, "explorer fly").run()
 
 
 def _serve(arguments: Sequence[str]) -> int:
-    import tyro
-
     from explorer.serve import ServeOptions, serve
 
-    serve(tyro.cli(ServeOptions, args=arguments, prog="explorer serve"), say=_say)
+    serve(options(ServeOptions, arguments, "explorer serve"), say=_say)
     return 0
 
 
@@ -88,11 +114,9 @@ def _train(arguments: Sequence[str]) -> int:
     import importlib
     import typing
 
-    import tyro
-
     train = getattr(importlib.import_module(f"engine.train.{what}"), f"train_{what}")
-    options = typing.get_type_hints(train)["options"]
-    train(tyro.cli(options, args=rest, prog=f"explorer train {what}"))
+    kind = typing.get_type_hints(train)["options"]
+    train(options(kind, rest, f"explorer train {what}"))
     return 0
 
 

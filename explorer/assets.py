@@ -61,8 +61,8 @@ def load_gallery(folder: Path) -> tuple[Scene, ...]:
         raise ValueError(f"the gallery {index} holds no scenes: reinstall the program")
     try:
         return tuple(_scene(folder, entry) for entry in entries)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the gallery {index} has an entry without a valid {error}: reinstall it") from None
+    except (KeyError, TypeError, ValueError, AttributeError, np.linalg.LinAlgError) as error:
+        raise ValueError(f"the gallery {index} is damaged ({error}): reinstall the program") from None
 
 
 def _scene(folder: Path, entry: Mapping[str, Any]) -> Scene:

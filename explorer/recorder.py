@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,12 +59,13 @@ class Recorder:
         self.frames = 0
         self._fps = Fraction(fps).limit_denominator(1000)
         self._size = size
+        self._file: Any = None
 
     def add(self, pixels: Picture) -> None:
         """Append one [Y, X, 3] frame."""
         import av
 
-        if self.frames == 0:
+        if self._file is None:
             self._open(pixels.shape[1], pixels.shape[0])
         width, height = self._stream.width, self._stream.height
         if pixels.shape[:2] != (height, width):
@@ -88,10 +90,10 @@ class Recorder:
 
     def close(self) -> None:
         """Finish the file. Without a frame there is none."""
-        if self.frames:
+        if self._file is not None:
             self._file.mux(self._stream.encode(None))
             self._file.close()
-            self.frames = 0
+            self._file = None
 
     def __enter__(self) -> Recorder:
         return self

@@ -89,7 +89,7 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
             interrupted = True
     if fly.contact_sheet is not None and kept:
         save_png(fly.contact_sheet, contact_sheet(kept))
-    _report(console, fly, done, interrupted=interrupted)
+    _report(console, fly, film.frames if film else done, interrupted=interrupted)
     return 130 if interrupted else 0
 
 

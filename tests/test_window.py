@@ -89,7 +89,7 @@ def test_a_flight_from_the_gallery_to_ctrl_c(tmp_path: Path) -> None:
     assert program.returncode == 130
     assert "Traceback" not in err
     assert "generated per second" in err
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     for path in flights.glob("*.mp4"):
         with av.open(str(path)) as film:
@@ -116,6 +116,6 @@ def test_closing_the_window_leaves_nothing_behind(tmp_path: Path) -> None:
         finally:
             program.kill()
     assert program.returncode == 0
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("psm_")]
