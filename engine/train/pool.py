@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.train.data import Clips
+from engine.words import SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +40,14 @@ class LatentPool:
         self.still = torch.zeros(shape, dtype=torch.bfloat16, device=device)  # [N, L+1]: frame 8i, standing
         self.poses = torch.zeros(size, n, 4, 4, device=device)
         self.intrinsics = torch.zeros(size, n, 4, device=device)
-        self.words = torch.zeros(size, c.frames, dtype=torch.int64, device=device)
+        self.words = torch.zeros(size, SLOTS, dtype=torch.int64, device=device)
         self.filled = 0  # clips ever added
 
     def __len__(self) -> int:
         return min(self.filled, self.size)
 
     @torch.no_grad()
-    def add(self, clips: Mapping[str, Tensor], *, slice_: int = 64) -> None:
+    def add(self, clips: Clips, *, slice_: int = 64) -> None:
         """Encode clips and put them in place of the oldest.
 
         clips: frames uint8 [N, P, Y, X, 3], poses [N, P, 4, 4], intrinsics [N, P, 4], words [N, 8]; P = 1 + 8·chunks.
@@ -57,8 +58,8 @@ class LatentPool:
             self.moving[at, 1:] = self._encode(frames[1:].unflatten(0, (-1, self.stride)), slice_)
             still = frames[:: self.stride, None].expand(-1, self.stride, -1, -1, -1)
             self.still[at] = self._encode(still, slice_)
-            for name in ("poses", "intrinsics", "words"):
-                getattr(self, name)[at] = clips[name][i]
+            self.poses[at], self.intrinsics[at] = clips["poses"][i], clips["intrinsics"][i]
+            self.words[at] = clips["words"][i]
             self.filled += 1
 
     def _encode(self, chunks: Tensor, slice_: int) -> Tensor:
