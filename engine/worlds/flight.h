@@ -69,6 +69,8 @@ DEV void write_pose(float* m, v3 p, float yaw, float pitch, float roll) {
     for (int i = 0; i < 16; i++) m[i] = out[i];
 }
 
+// A good start has contrast (mean change of grey per thumbnail cell), nothing at the nose, and room ahead: flat
+// clean pictures have a full-size gradient near 0.01, so the coarse thumbnail tells blank from calm better.
 // One candidate start: x, y, z, yaw, pitch, roll, verdict (1 good, below: how nearly), contrast.
 struct ScoutJob {
     const float *params, *height, *surface, *cells;
