@@ -238,7 +238,7 @@ class Broadcast:
     async def _meet(self, socket: ServerConnection) -> None:
         """One viewer, from handshake to goodbye."""
         if len(self._viewers) >= self.config.max_viewers:
-            await _refuse(socket, f"All {self.config.max_viewers} places are taken: try again in a while.")
+            await _refuse(socket, f"All places ({self.config.max_viewers}) are taken.")
             return
         viewer = self._enter(socket)
         sender = asyncio.create_task(viewer.send())

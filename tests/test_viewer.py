@@ -53,7 +53,7 @@ FLAGS = [
 ]
 LENS = Intrinsics.from_fov(1.2, width=256, height=160)
 START = Pose(t=np.array([0.0, -1.6, 0.0]))
-DESKTOP, PHONE = (1280, 720), (390, 844)
+DESKTOP, PHONE, LANDSCAPE = (1280, 720), (390, 844), (844, 390)
 
 
 def landscape(pose: Pose) -> NDArray[np.uint8]:
@@ -111,7 +111,7 @@ class Plain:
 
 
 @contextlib.contextmanager
-def flying(port: int = 0) -> Iterator[Plain]:
+def flying(port: int = 0, places: int = 32) -> Iterator[Plain]:
     """A plain on the air."""
     titles = ["Evening plain", "Morning haze", "Red desert", "Northern coast", "Pine valley", "High steppe"]
     scenes = tuple(wire.Scene(id=str(i), title=title) for i, title in enumerate(titles))
@@ -130,7 +130,9 @@ def flying(port: int = 0) -> Iterator[Plain]:
     thumbs = {f"/scene/{i}.jpg": Asset(jpeg(tint).data, "image/jpeg") for i, tint in enumerate(tints)}
     hands = RemoteHands()
     plain = Plain(hands)
-    plain.broadcast = Broadcast(hands, hello=hello, assets=page() | thumbs, config=BroadcastConfig(port=port))
+    plain.broadcast = Broadcast(
+        hands, hello=hello, assets=page() | thumbs, config=BroadcastConfig(port=port, max_viewers=places)
+    )
     plain.broadcast.start()
     plain.thread.start()
     try:
@@ -414,6 +416,23 @@ def test_it_says_so_when_the_world_goes_away_and_comes_back(tab: Opener) -> None
     with flying(port):
         page.click("#retry")
         page.until("document.body.dataset.link === 'open' && document.getElementById('trouble').hidden")
+
+
+@pytest.mark.browser
+def test_a_full_house_says_so_and_lets_in_later(tab: Opener) -> None:
+    with flying(places=1) as plain:
+        first = tab(plain)
+        first.until(CONNECTED)
+        second = tab(plain, LANDSCAPE, phone=True)
+        second.until("document.getElementById('trouble-text').textContent.includes('places (1) are taken')")
+        second.shot("landscape-full")
+        first.call("Page.navigate", url="about:blank")
+        second.until(CONNECTED, timeout=15.0)  # by itself, after a pause that has grown meanwhile
+        second.click("#fly")
+        second.until(PILOT)
+        second.shot("landscape-flying")
+        second.click("#open-help")
+        second.shot("landscape-help")
 
 
 @pytest.mark.browser

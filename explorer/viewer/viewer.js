@@ -14,6 +14,7 @@ let attempts = 0;
 let retryAt = 0;
 let retryTimer = 0;
 let reloadOnly = false; // this page cannot talk to this world: only a new page can
+let full = ""; // what a world without a free place said
 let greeting = null; // the Hello message
 let status = null;
 let seat = { role: "spectator", place: 0 };
@@ -72,6 +73,7 @@ function receive(data) {
 function hello(message) {
   greeting = message;
   attempts = 0;
+  full = "";
   seat = { role: message.role, place: 0 };
   body.dataset.link = "open";
   $("trouble").hidden = true;
@@ -95,14 +97,15 @@ function lost() {
   attempts += 1;
   retryAt = performance.now() + wait * 1000;
   retryTimer = setTimeout(connect, wait * 1000);
-  if (attempts > 1) countdown();
+  if (attempts > 1 || full) countdown();
 }
 
 function countdown() {
   if (body.dataset.link !== "lost" || reloadOnly) return;
   const left = Math.max(0, Math.ceil((retryAt - performance.now()) / 1000));
   const when = left > 0 ? `in ${left} second${left > 1 ? "s" : ""}` : "now";
-  trouble("Connection lost", `The world does not answer. Trying again ${when}.`, "Try now");
+  const [title, text] = full ? ["Nobody else fits in", full] : ["Connection lost", "The world does not answer."];
+  trouble(title, `${text} Trying again ${when}.`, "Try now");
 }
 
 function differ() {
@@ -139,7 +142,7 @@ function seated(message) {
 
 function refused(message) {
   if (message.code === "version") return differ();
-  if (message.code === "full") return toast(message.message, 8);
+  if (message.code === "full") return void (full = message.message);
   if (message.code !== "spectator" || seat.role === "spectator") toast(message.message);
 }
 
@@ -224,7 +227,7 @@ function instruments() {
   const [a, b] = [live[0], live.at(-1)];
   const moved = live.length > 1 ? Math.hypot(...b.t.map((v, i) => v - a.t[i])) / Math.max(b.due - a.due, 1e-3) : 0;
   $("speed").textContent = moved.toFixed(1);
-  if (body.dataset.link === "lost" && attempts > 1) countdown();
+  if (body.dataset.link === "lost" && !$("trouble").hidden) countdown();
 }
 
 // buttons
@@ -244,6 +247,10 @@ for (const dialog of document.querySelectorAll("dialog")) {
 for (const button of document.querySelectorAll(".tools button, .gears button")) {
   button.addEventListener("click", (event) => event.detail && button.blur()); // after a mouse, Space is for flying again
 }
+
+// a page put aside keeps its socket, and its place, unless it lets go of them
+addEventListener("pagehide", () => socket?.close());
+addEventListener("pageshow", (event) => event.persisted && !socket && connect());
 
 setInterval(instruments, 250);
 setInterval(() => send("ping", { time: performance.now() / 1000 }), 2000);
