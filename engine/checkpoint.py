@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+
+from engine.config import CodecConfig, ModelConfig, from_record
+
+C = TypeVar("C", ModelConfig, CodecConfig)
+M = TypeVar("M", bound=nn.Module)
 
 FORMAT = "1"
 SMALLEST = 4096  # numbers in a tensor: below this int8 saves nothing worth its error
@@ -129,6 +134,16 @@ def read_config(path: Path, *, kind: str) -> dict[str, Any]:
         ) from error
     _check_metadata(path, kind, metadata)
     return _config(path, metadata)
+
+
+def build_stored(path: Path, module: Callable[[C], M], config: type[C], *, kind: str) -> M:
+    """An empty module of the size that the file at `path` says, on the meta device: `load_module` fills it. ValueError."""
+    record = read_config(path, kind=kind)
+    try:
+        with torch.device("meta"):
+            return module(from_record(config, record))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} has a config this program cannot build: {error}") from error
 
 
 def load_module(

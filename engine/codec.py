@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.checkpoint import load_module, read_config
+from engine.checkpoint import build_stored, load_module
 from engine.config import CodecConfig
 
 KNEE = 50.0  # metres: nearer than this the depth code is logarithmic in distance, farther it is linear in 1/m
@@ -190,13 +189,6 @@ def load_codec(
     path: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Codec:
     """The codec in a file, as `engine.checkpoint.save_module` wrote it with kind "codec". ValueError: see there."""
-    saved: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in read_config(path, kind="codec").items()
-    }
-    try:
-        with torch.device("meta"):
-            codec = Codec(CodecConfig(**saved))
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{path} has a codec config this program cannot build: {error}") from error
+    codec = build_stored(path, Codec, CodecConfig, kind="codec")
     load_module(path, codec, kind="codec", dtype=dtype, device=device)
-    return codec.eval()
+    return codec.eval().requires_grad_(False)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.camera import Intrinsics, Pose
-from engine.checkpoint import load_module, read_config
-from engine.codec import Codec
+from engine.checkpoint import build_stored, load_module
+from engine.codec import Codec, load_codec
 from engine.conditioning import condition_chunk, pose_tensor
-from engine.config import WORLDS, CodecConfig, ModelConfig, WorldSpec, from_record
+from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.frame import Frame
 from engine.generator import Generator
 from engine.model import WorldModel
@@ -165,17 +165,9 @@ class Engine:
         return (x.to(self.device, torch.float32) / 127.5 - 1).to(self.codec.mean.dtype)
 
 
-def load_codec(path: Path, *, dtype: torch.dtype, device: torch.device) -> Codec:
-    """A codec of the size that its file says, ready to run. Raises ValueError."""
-    codec = Codec(from_record(CodecConfig, read_config(path, kind="codec")))
-    load_module(path, codec, kind="codec", dtype=dtype, device=device)
-    return codec.eval().requires_grad_(False)
-
-
 def load_world(path: Path, *, dtype: torch.dtype, device: torch.device) -> WorldModel:
     """A world model of the size that its file says, ready to run. Raises ValueError."""
-    with torch.device("meta"):
-        model = WorldModel(from_record(ModelConfig, read_config(path, kind="world")))
+    model = build_stored(path, WorldModel, ModelConfig, kind="world")
     load_module(path, model, kind="world", dtype=dtype, device=device)
     return model.eval().requires_grad_(False)
 

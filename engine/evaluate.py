@@ -82,9 +82,11 @@ def render_truth(renderer: Renderer, *, count: int, chunks: int, calm: bool = Tr
 
 
 @torch.inference_mode()
-def rollout(model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0) -> Tensor:
+def rollout(
+    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+) -> Tensor:
     """Fly all of `truth` from its first pictures: [N, P - 1, 3, Y, X] in [-1, 1], one batch, chunk by chunk."""
-    generator = Generator(model)
+    generator = Generator(model, levels=levels)
     dtype = generator.dtype
     first = to_float(truth.frames[:, 0])
     cond = condition_clip(truth.poses, truth.intrinsics, grid=codec.config.grid, config=model.config)
@@ -101,13 +103,15 @@ def rollout(model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0) -> 
 
 
 @torch.inference_mode()
-def measure_rollouts(model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0) -> dict[str, Any]:
+def measure_rollouts(
+    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+) -> dict[str, Any]:
     """PSNR, SSIM and sharpness by chunk, with the codec alone and a copy of the first picture beside it; and the turn.
 
     turn: correlation over the first 6 s of the sideways movement of pictures with the commanded yaw, in the generated
     and in the true video; error: median difference of both movements in pixels per 2 frames.
     """
-    made = rollout(model, codec, truth, seed=seed)
+    made = rollout(model, codec, truth, seed=seed, levels=levels)
     table: dict[str, Any] = {
         "flights": len(made),
         "seed": seed,
@@ -129,10 +133,9 @@ def _measure_chunk(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict
     context = to_float(truth.frames[:, start : 8 * chunk + 1])
     with _half(made.device):
         coded = codec.decode_clip(codec.encode_clip(context))[0][:, -8:].float()
-    flat = lambda x: x.flatten(0, 1)
     return {
         "psnr": float(psnr(made, true).mean()),
-        "ssim": float(ssim(flat(made), flat(true)).mean()),
+        "ssim": float(ssim(made.flatten(0, 1), true.flatten(0, 1)).mean()),
         "sharpness": float(sharpness(made).mean() / sharpness(true).mean()),
         "codec_psnr": float(psnr(coded, true).mean()),
         "codec_sharpness": float(sharpness(coded).mean() / sharpness(true).mean()),

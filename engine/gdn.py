@@ -125,8 +125,8 @@ def short_conv(
     y = k * w[-1]
     for j in range(1, taps):
         past = long[:, taps - 1 - j : taps - 1 - j + count]
-        y = torch.addcmul(y, past if across else past * layout.behind[j - 1].to(k.dtype), w[-1 - j])
+        y = y + (past if across else past * layout.behind[j - 1].to(k.dtype)) * w[-1 - j]
     for j, same in enumerate(layout.ahead[: count - 1], start=1):
         future = F.pad(k[:, j:], (0, 0, 0, 0, 0, j)) * same.to(k.dtype)
-        y = torch.addcmul(y, future, w[-1 - j])
+        y = y + future * w[-1 - j]
     return y.flatten(1, 2), long[:, -(taps - 1) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ def ssim(a: Tensor, b: Tensor, *, window: int = 11) -> Tensor:
     """
     a, b = a.float(), b.float()
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    mean = lambda x: F.avg_pool2d(x, window, stride=1)
+    mean = partial(F.avg_pool2d, kernel_size=window, stride=1)
     n = window * window
     unbias = n / (n - 1)
     ma, mb = mean(a), mean(b)
@@ -50,22 +51,20 @@ def shift(a: Tensor, b: Tensor, *, rows: tuple[float, float] = (0.0, 1.0)) -> Te
     Source: Kuglin and Hines 1975; sub-pixel peak by a parabola through three samples.
     """
     top, bottom = (math.floor(r * a.shape[-2]) for r in rows)
-    grey = lambda x: x[..., top:bottom, :].float().mean(dim=-3)
-    ga, gb = grey(a), grey(b)
+    ga, gb = (x[..., top:bottom, :].float().mean(dim=-3) for x in (a, b))
     height, width = ga.shape[-2:]
     window = torch.outer(
         torch.hann_window(height, periodic=False), torch.hann_window(width, periodic=False)
     ).to(ga.device)
-    spectrum = lambda x: torch.fft.rfft2((x - x.mean(dim=(-2, -1), keepdim=True)) * window)
-    cross = spectrum(gb) * spectrum(ga).conj()
+    sa, sb = (torch.fft.rfft2((x - x.mean(dim=(-2, -1), keepdim=True)) * window) for x in (ga, gb))
+    cross = sb * sa.conj()
     surface = torch.fft.irfft2(cross / cross.abs().clamp_min(1e-9), s=(height, width))
     near = torch.cat(
         [surface[..., -3:, :], surface[..., :4, :]], dim=-2
     )  # vertical movement of up to 3 pixels
     row = near.amax(dim=-2)
     peak = row.argmax(dim=-1, keepdim=True)
-    at = lambda d: row.gather(-1, (peak + d) % width).squeeze(-1)
-    left, centre, right = at(-1), at(0), at(1)
+    left, centre, right = (row.gather(-1, (peak + d) % width).squeeze(-1) for d in (-1, 0, 1))
     bend = left - 2 * centre + right
     offset = torch.where(
         bend.abs() > 1e-12, 0.5 * (left - right) / bend.where(bend.abs() > 1e-12, bend.new_ones(())), 0.0

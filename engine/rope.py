@@ -19,6 +19,7 @@ class Rotary:
 
     cos: Tensor
     sin: Tensor
+    turn: Tensor | None  # cos + i·sin, where the CPU rotates
 
 
 def axis_pairs(width: int) -> tuple[int, int, int]:
@@ -49,14 +50,13 @@ def rotary_tables(
 
 def rotate(x: Tensor, table: Rotary, *, back: bool = False) -> Tensor:
     """Turn each pair of adjacent channels of x [..., F, N, 2·pairs] by its angle, or back by it."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and x.dtype == table.cos.dtype:
-        return rotate_complex(x, table, back=back)
-    return rotate_real(x, table, back=back)
+    if table.turn is None or torch.compiler.is_compiling() or x.dtype != table.cos.dtype:
+        return rotate_real(x, table, back=back)
+    return rotate_complex(x, table.turn.conj() if back else table.turn)
 
 
-def rotate_complex(x: Tensor, table: Rotary, *, back: bool) -> Tensor:
+def rotate_complex(x: Tensor, turn: Tensor) -> Tensor:
     """Pairs as complex numbers: one product, fastest on a CPU; compilers do not fuse complex numbers."""
-    turn = torch.complex(table.cos, -table.sin if back else table.sin)
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
 
 
@@ -68,4 +68,5 @@ def rotate_real(x: Tensor, table: Rotary, *, back: bool) -> Tensor:
 
 
 def _table(angle: Tensor, dtype: torch.dtype) -> Rotary:
-    return Rotary(angle.cos().to(dtype), angle.sin().to(dtype))
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return Rotary(cos, sin, torch.complex(cos, sin) if cos.device.type == "cpu" else None)

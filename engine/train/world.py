@@ -22,13 +22,14 @@ from engine.checkpoint import load_module, save_module
 from engine.codec import load_codec
 from engine.conditioning import Conditioning, condition_clip
 from engine.config import POCKET, as_record
+from engine.engine import load_world
 from engine.evaluate import Truth, measure_rollouts, render_truth, rollout_sheet
 from engine.model import WorldModel
 from engine.schedule import clean_of
 from engine.train.data import clip, training_seeds
 from engine.train.forcing import ForcingConfig, add_noise, draw_levels, flow_loss
 from engine.train.host import Host, host
-from engine.train.loop import Loop, Plan
+from engine.train.loop import Loop, Plan, Stateful
 from engine.train.optim import Ema, OptimConfig, Optimiser
 from engine.train.pool import Batch, LatentPool
 from engine.worlds.renderer import Renderer
@@ -38,8 +39,10 @@ RADII = (
     2.0,
     16.0,
 )  # metres: every training clip moves its anchor at a radius of its own, around the one of a flight
+DROP = 0.1  # of clips lose all words, and of the rest each slot
 CORRUPT = 0.6  # share of the given frames that are replaced by the model's own estimate, on every second step
 CORRUPT_LEVELS = (0.35, 0.95)
+OTHER_LEVELS = ((1.0,), (1.0, 0.8), (1.0, 0.85, 0.6, 0.3))  # measured beside those of the config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class WorldTraining:
     """wall clock, compilation included, filling the pool not"""
     steps: int | None = None
     """count steps instead of minutes"""
-    batch: int = 32
+    batch: int = 64
     """clips per step and process"""
     frames: int = 13
     """latent frames of a clip, the first picture included"""
@@ -72,7 +75,7 @@ class WorldTraining:
     """chunks of a rendered clip, 0.5 s each"""
     fresh: int = 8
     """clips rendered at a time to replace the oldest"""
-    fresh_every: int = 8
+    fresh_every: int = 12
     """steps between them; 0: never"""
     held_out: int = 12
     """flights to measure on, never trained on"""
@@ -152,9 +155,9 @@ class Learner:
 
     def words(self, words: Tensor, generator: torch.Generator) -> Tensor:
         """Forget all words of a clip in 10 % of clips, and a word in 10 % of slots."""
-        draw = lambda *shape: torch.rand(shape, device=words.device, generator=generator)
-        keep = (draw(words.shape[0], 1) >= 0.1) & (draw(*words.shape) >= 0.1)
-        return words * keep
+        clips = torch.rand(words.shape[0], 1, device=words.device, generator=generator)
+        slots = torch.rand(words.shape, device=words.device, generator=generator)
+        return words * ((clips >= DROP) & (slots >= DROP))
 
 
 class Training:
@@ -228,16 +231,21 @@ class Training:
             return
         rollout_sheet(
             self.options.out / "sheet.png",
-            self.shipping(),
+            self.averaged(),
             self.codec,
             self.truth.part(4, 12),
             picks=(1, 2, 4, 8, 12),
         )
 
-    def shipping(self) -> WorldModel:
+    def averaged(self) -> WorldModel:
         """The averaged weights in the precision they are flown in."""
-        dtype = torch.bfloat16 if self.host.device.type == "cuda" else torch.float32
-        return copy.deepcopy(self.ema.module).to(dtype).eval()  # type: ignore[return-value]
+        model = copy.deepcopy(self.ema.module).to(self.dtype).eval()
+        assert isinstance(model, WorldModel)
+        return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.host.device.type == "cuda" else torch.float32
 
     def finish(self) -> None:
         """Export the averaged weights and measure them."""
@@ -247,12 +255,16 @@ class Training:
         save_module(o.out / "world.safetensors", self.ema.module, kind="world", config=as_record(POCKET))
         if self.truth is None:
             return
-        model, codec = self.shipping(), self.codec
-        report: dict[str, Any] = measure_rollouts(model, codec, self.truth)
+        model = load_world(o.out / "world.safetensors", dtype=self.dtype, device=self.host.device)
+        codec, truth = self.codec, self.truth
+        report: dict[str, Any] = measure_rollouts(model, codec, truth)
+        report["other_levels"] = [
+            measure_rollouts(model, codec, truth, levels=levels) for levels in OTHER_LEVELS
+        ]
         part = o.out / "world.json.part"
         part.write_text(json.dumps(report, indent=1))
         os.replace(part, o.out / "world.json")
-        rollout_sheet(o.out / "flights.png", model, codec, self.truth.part(8, 20), picks=(1, 2, 4, 8, 12, 20))
+        rollout_sheet(o.out / "flights.png", model, codec, truth.part(8, 20), picks=(1, 2, 4, 8, 12, 20))
 
 
 def is_edge(name: str) -> bool:
@@ -280,7 +292,7 @@ def train_world(options: WorldTraining) -> None:
             units=here.world * options.batch * (options.frames - 1),
             flop=6.0 * weights * tokens,
         )
-        parts = {"model": run.model, "ema": run.ema, "optimiser": run.optimiser}
+        parts: dict[str, Stateful] = {"model": run.model, "ema": run.ema, "optimiser": run.optimiser}
         Loop(plan, here, parts).run(run.step, sample=run.sample)
         run.finish()
 
