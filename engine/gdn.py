@@ -115,7 +115,7 @@ def short_conv(
     back and j frames ahead.  tail: [B, taps-1, N, D], the frames before; None: nothing.
     across: whether the past reaches into earlier chunks.  Returns [B, T, D] and the next tail.
     """
-    w = weight[:, 0].mT.to(k.dtype)  # [taps, D]
+    w = weight[:, 0].mT.to(k.dtype).contiguous()  # [taps, D]
     taps = w.shape[0]
     k = k.unflatten(1, (layout.frames, layout.tokens))
     count = layout.frames
