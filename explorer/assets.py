@@ -50,7 +50,7 @@ def photograph(path: Path, *, fov: float | None = None, seed: int = 0) -> Scene:
 
 
 def load_gallery(folder: Path) -> tuple[Scene, ...]:
-    """The scenes of `folder`/gallery.json, each with its PNG. Raises ValueError naming what is wrong."""
+    """The scenes of `folder`/gallery.json, each with its picture. Raises ValueError naming what is wrong."""
     index = folder / "gallery.json"
     try:
         entries = json.loads(index.read_text(encoding="utf-8"))
@@ -66,10 +66,10 @@ def load_gallery(folder: Path) -> tuple[Scene, ...]:
 
 
 def _scene(folder: Path, entry: Mapping[str, Any]) -> Scene:
-    name = str(entry["name"])
-    if Path(name).name != name:
-        raise ValueError(f"the gallery in {folder} names '{name}', which is no plain name: reinstall it")
-    rgb = load_picture(folder / f"{name}.png").rgb
+    name, picture = str(entry["name"]), str(entry["picture"])
+    if Path(picture).name != picture:
+        raise ValueError(f"'{picture}' is no plain file name")
+    rgb = load_picture(folder / picture).rgb
     fx, fy, cx, cy = (float(v) for v in entry["intrinsics"])
     height, width = rgb.shape[:2]
     words = entry.get("words")

@@ -27,7 +27,13 @@ def test_scenes_come_with_pose_and_intrinsics(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("title", None), ("pose", [1, 2]), ("intrinsics", "wide"), ("name", "../secret"), ("name", "absent")],
+    [
+        ("title", None),
+        ("pose", [1, 2]),
+        ("intrinsics", "wide"),
+        ("picture", "../secret.png"),
+        ("picture", "absent.png"),
+    ],
 )
 def test_a_damaged_gallery_is_one_sentence(key: str, value: object, tmp_path: Path) -> None:
     folder = tiny_assets(tmp_path / "a", scenes=1) / "gallery"

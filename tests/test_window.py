@@ -117,9 +117,9 @@ def test_closing_the_window_leaves_nothing_behind(tmp_path: Path) -> None:
                 return program.poll() is not None
 
             wait(leave, "Esc, Esc did not close the window")
-            program.communicate()
+            _, err = program.communicate()
         finally:
             program.kill()
-    assert program.returncode == 0
+    assert program.returncode == 0, err
     _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

@@ -44,6 +44,7 @@ def _scene(folder: Path, i: int) -> dict[str, object]:
     pose[:3, 3] = (i, -2.0, 0.0)
     return {
         "name": name,
+        "picture": f"{name}.png",
         "title": f"Hills {i}",
         "seed": i,
         "words": [0] * 8,
