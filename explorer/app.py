@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _mistake(
             f"there is no command '{command}': use {', '.join(COMMANDS)}, or none to see what to try"
         )
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return COMMANDS[command](rest)
     except ValueError as error:
@@ -52,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite kill ends as Ctrl-C does: recordings closed, processes gone."""
+    """A polite kill ends as Ctrl-C does: recordings closed, processes gone. A shell's background job hears both."""
     raise KeyboardInterrupt
 
 
