@@ -1,17 +1,25 @@
-"""Truth against generated: fly held-out worlds from their first picture along the true poses, and measure by time."""
+"""Truth against generated: fly held-out worlds from their first picture along the true poses, and measure by time.
+
+python -m engine.evaluate --out runs/evaluate
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from engine.codec import Codec
+from engine.codec import Codec, load_codec
 from engine.conditioning import condition_clip
+from engine.curve import curve
+from engine.engine import compute_dtype, load_world
 from engine.generator import Generator
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
@@ -20,6 +28,9 @@ from engine.train.sheet import save_sheet
 from engine.worlds.renderer import Renderer
 
 CHUNKS = (1, 2, 4, 8, 12, 16, 20, 40)  # reported
+LONGEST = (
+    8 * max(CHUNKS) + 1
+)  # frames on which flights are chosen, so that shorter sets hold the same flights
 CALM_SPEED, CALM_TILT = (
     (1.5, 9.0),
     math.radians(25),
@@ -47,6 +58,22 @@ class Truth:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Measure the shipped world on held-out flights: a table, a curve and a contact sheet."""
+
+    out: Path = Path("runs/evaluate")
+    """folder for evaluation.json, curve.svg and flights.png"""
+    assets: Path = Path("assets/pocket")
+    """folder with world.safetensors and codec.safetensors"""
+    flights: int = 12
+    """held-out worlds, one flight through each"""
+    chunks: int = 20
+    """length of the flights, 0.5 s each"""
+    seed: int = 0
+    """of the noise"""
+
+
 def is_calm(poses: Tensor) -> Tensor:
     """Which flights [N, P, 4, 4] are a person's walk or easy flight: moderate speed, little tilt. Returns [N] bool."""
     speed = (poses[:, 1:, :3, 3] - poses[:, :-1, :3, 3]).norm(dim=-1).mean(dim=1) * 16
@@ -56,7 +83,15 @@ def is_calm(poses: Tensor) -> Tensor:
     return (speed > CALM_SPEED[0]) & (speed < CALM_SPEED[1]) & (tilt < CALM_TILT)
 
 
-def render_truth(renderer: Renderer, *, count: int, chunks: int, calm: bool = True, tries: int = 12) -> Truth:
+def render_truth(
+    renderer: Renderer,
+    *,
+    count: int,
+    chunks: int,
+    calm: bool = True,
+    tries: int = 12,
+    say: Callable[[str], None] = lambda words: None,
+) -> Truth:
     """`count` flights through held-out worlds, one each; calm ones if asked for, the first that each world gives."""
     found: list[dict[str, Tensor]] = []
     frames = 8 * chunks + 1
@@ -64,7 +99,7 @@ def render_truth(renderer: Renderer, *, count: int, chunks: int, calm: bool = Tr
         worlds = renderer.build([seed])
         players = [seed + 64 * t for t in range(tries)]
         index = torch.zeros(tries, dtype=torch.int64, device=renderer.device)
-        poses, _ = renderer.fly(worlds, index=index, seeds=players, frames=frames)
+        poses, _ = renderer.fly(worlds, index=index, seeds=players, frames=LONGEST)
         fits = is_calm(poses).nonzero().flatten() if calm else torch.zeros(1, dtype=torch.int64)
         if len(fits):
             pick = int(fits[0])
@@ -76,6 +111,7 @@ def render_truth(renderer: Renderer, *, count: int, chunks: int, calm: bool = Tr
             )
             words = clip(renderer, [seed], 1, samples=1)["words"]
             found.append(dict(frames=rgb[None], poses=poses, intrinsics=intrinsics, words=words))
+            say(f"true flight {len(found)} of {count}")
         if len(found) == count:
             break
     return Truth(**{name: torch.cat([f[name] for f in found]) for name in found[0]})
@@ -92,7 +128,7 @@ def rollout(
     cond = condition_clip(truth.poses, truth.intrinsics, grid=codec.config.grid, config=model.config)
     out = []
     with _half(first.device):
-        still = codec.encode_picture(first)
+        still = codec.encode_picture(first.to(codec.mean.dtype))
     latents, state = generator.start(still.float(), text=truth.words, cond=cond.part(0, 1), seed=seed)
     for i in range(1, cond.P.shape[1]):
         before = state.latent
@@ -132,7 +168,7 @@ def _measure_chunk(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict
     start = max(0, 8 * (chunk - 2))
     context = to_float(truth.frames[:, start : 8 * chunk + 1])
     with _half(made.device):
-        coded = codec.decode_clip(codec.encode_clip(context))[0][:, -8:].float()
+        coded = codec.decode_clip(codec.encode_clip(context.to(codec.mean.dtype)))[0][:, -8:].float()
     return {
         "psnr": float(psnr(made, true).mean()),
         "ssim": float(ssim(made.flatten(0, 1), true.flatten(0, 1)).mean()),
@@ -182,6 +218,49 @@ def rollout_sheet(
     save_sheet(path, rows)
 
 
+def evaluate(options: Evaluation) -> dict[str, Any]:
+    """Render, fly, measure, write. Returns what evaluation.json says."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(device)
+    model = load_world(options.assets / "world.safetensors", dtype=dtype, device=device)
+    codec = load_codec(options.assets / "codec.safetensors", dtype=dtype, device=device)
+    say = Console(stderr=True, highlight=False).print
+    say(
+        f"rendering {options.flights} true flights of {options.chunks / 2:g} s, then flying them on {device.type}"
+    )
+    truth = render_truth(Renderer(device), count=options.flights, chunks=options.chunks, say=say)
+    report = measure_rollouts(model, codec, truth, seed=options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "curve.svg").write_text(psnr_curve(report))
+    rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, options.chunks), picks=CHUNKS)
+    for chunk, row in report["chunks"].items():
+        say(
+            f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  sharpness {row['sharpness']:.2f}"
+        )
+    say(f"written to {options.out}")
+    return report
+
+
+def psnr_curve(report: dict[str, Any]) -> str:
+    """PSNR by seconds of flight, with the codec above and the copied first picture below it."""
+    names = {"psnr": "generated", "codec_psnr": "codec alone", "first_picture_psnr": "first picture"}
+    lines = {
+        label: [(chunk / 2, row[key]) for chunk, row in report["chunks"].items()]
+        for key, label in names.items()
+    }
+    end = max(report["chunks"]) / 2
+    return curve(
+        lines,
+        x="seconds of flight",
+        y="PSNR, dB",
+        x_range=(0, end),
+        y_range=(14, 38),
+        x_step=2 if end > 4 else 1,
+        y_step=4,
+    )
+
+
 def _half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
@@ -189,3 +268,14 @@ def _half(device: torch.device) -> torch.autocast:
 def to_float(frames: Tensor) -> Tensor:
     """uint8 [..., Y, X, 3] -> fp32 [..., 3, Y, X] in [-1, 1]."""
     return frames.movedim(-1, -3).float() / 127.5 - 1
+
+
+def main() -> None:
+    """The command line of this file."""
+    import tyro
+
+    evaluate(tyro.cli(Evaluation))
+
+
+if __name__ == "__main__":
+    main()

@@ -44,33 +44,27 @@ def sharpness(a: Tensor) -> Tensor:
     return (4 * inner - around).abs().mean(dim=(-2, -1))
 
 
-def shift(a: Tensor, b: Tensor, *, rows: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def shift(a: Tensor, b: Tensor, *, reach: int = 48, blur: float = 2.0) -> Tensor:
     """Horizontal movement of the picture from a to b in pixels, by phase correlation with a parabola through the peak.
 
-    a, b: [N, 3, Y, X]. Positive: the content moved right. Returns [N].
-    Source: Kuglin and Hines 1975; sub-pixel peak by a parabola through three samples.
+    a, b: [N, 3, Y, X]. Positive: the content moved right. Returns [N], within ±reach.
+    blur: pixels; a Gaussian of this width on the correlation, because fine detail is where soft pictures hold only
+    noise. Source: Kuglin and Hines 1975; sub-pixel peak by a parabola through three samples.
     """
-    top, bottom = (math.floor(r * a.shape[-2]) for r in rows)
-    ga, gb = (x[..., top:bottom, :].float().mean(dim=-3) for x in (a, b))
+    ga, gb = (x.float().mean(dim=-3) for x in (a, b))
     height, width = ga.shape[-2:]
-    window = torch.outer(
-        torch.hann_window(height, periodic=False), torch.hann_window(width, periodic=False)
-    ).to(ga.device)
+    window = torch.outer(torch.hann_window(height, periodic=False), torch.hann_window(width, periodic=False))
+    window = window.to(ga.device)
     sa, sb = (torch.fft.rfft2((x - x.mean(dim=(-2, -1), keepdim=True)) * window) for x in (ga, gb))
     cross = sb * sa.conj()
-    surface = torch.fft.irfft2(cross / cross.abs().clamp_min(1e-9), s=(height, width))
-    near = torch.cat(
-        [surface[..., -3:, :], surface[..., :4, :]], dim=-2
-    )  # vertical movement of up to 3 pixels
-    row = near.amax(dim=-2)
-    peak = row.argmax(dim=-1, keepdim=True)
-    left, centre, right = (row.gather(-1, (peak + d) % width).squeeze(-1) for d in (-1, 0, 1))
-    bend = left - 2 * centre + right
-    offset = torch.where(
-        bend.abs() > 1e-12, 0.5 * (left - right) / bend.where(bend.abs() > 1e-12, bend.new_ones(())), 0.0
-    )
-    whole = peak.squeeze(-1)
-    return torch.where(whole > width // 2, whole - width, whole) + offset.clamp(-0.5, 0.5)
+    fy, fx = torch.fft.fftfreq(height, device=ga.device), torch.fft.rfftfreq(width, device=ga.device)
+    low = torch.exp(-2 * (math.pi * blur) ** 2 * (fy[:, None] ** 2 + fx**2))
+    surface = torch.fft.irfft2(low * cross / cross.abs().clamp_min(1e-9), s=(height, width))
+    row = surface.amax(dim=-2).roll(reach, dims=-1)[..., : 2 * reach + 1]  # any vertical movement
+    peak = row[..., 1:-1].argmax(dim=-1, keepdim=True) + 1
+    left, centre, right = (row.gather(-1, peak + d).squeeze(-1) for d in (-1, 0, 1))
+    bend = (left - 2 * centre + right).clamp_max(-1e-12)
+    return peak.squeeze(-1) - reach + (0.5 * (left - right) / bend).clamp(-0.5, 0.5)
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
