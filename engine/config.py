@@ -193,9 +193,7 @@ def _plain(name: str, value: Any, *, like: Any) -> Any:
         ):
             return Semantics(**value)
     elif isinstance(like, tuple) and isinstance(value, list):
-        numbers = tuple(float(v) if isinstance(like[0], float) else v for v in value)
-        if all(type(v) is type(like[0]) for v in numbers):
-            return numbers
+        return tuple(_plain(name, v, like=like[0]) for v in value)
     elif isinstance(like, float) and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif type(value) is type(like):

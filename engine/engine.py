@@ -23,6 +23,7 @@ from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.frame import Frame
 from engine.generator import Generator
 from engine.model import WorldModel
+from engine.schedule import chunk_noise
 from engine.state import StreamState
 
 
@@ -111,8 +112,14 @@ class Engine:
         frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
         return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
 
-    def step(self, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics) -> Chunk:
-        """Generate the next chunk as seen from `poses`, one per frame. Raises FloatingPointError if it is not finite."""
+    def step(
+        self, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics, attempt: int = 0
+    ) -> Chunk:
+        """Generate the next chunk as seen from `poses`, one per frame.
+
+        Raises FloatingPointError if it is not finite: the state is as good as before, and another `attempt` draws
+        other noise.
+        """
         if len(poses) != self.spec.chunk_frames:
             raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
         times = [time.perf_counter()]
@@ -124,7 +131,8 @@ class Engine:
             grid=self.codec.config.grid,
             config=self.generator.config,
         )
-        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor)
+        noise = self._other_noise(state, attempt) if attempt else None
+        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor, noise=noise)
         times.append(time.perf_counter())
         dtype = self.codec.mean.dtype
         with torch.inference_mode():
@@ -154,6 +162,12 @@ class Engine:
         grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
         begun = self.start(grey, pose=Pose(), intrinsics=lens)
         self.step(begun.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
+
+    def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
+        """What a further attempt starts from, [1, C, F, h, w]; like the first decided by seed and chunk."""
+        batch, channels, *grid = state.latent.shape
+        shape = (batch, channels, self.generator.config.chunk, *grid)
+        return chunk_noise(shape, seed=state.seed + (attempt << 32), chunk=state.chunk)
 
     def _first_frame(self, state: StreamState) -> int:
         """Index of the first pixel frame after `state`."""

@@ -200,7 +200,7 @@ def finite_step(
     try:
         return engine.step(state, poses, intrinsics=intrinsics), 0
     except FloatingPointError:
-        return engine.step(state, poses, intrinsics=intrinsics), 1
+        return engine.step(state, poses, intrinsics=intrinsics, attempt=1), 1
 
 
 def slot_frames(memory: SharedMemory, spec: Any, slot: int) -> NDArray[np.uint8]:
