@@ -111,11 +111,13 @@ class Refiner:
         self, state: RefinerState, latents: Tensor, *, noise: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """One denoising step after the other: what went in, the clean block it predicts, and what comes out."""
-        if latents.shape[3:] != state.grid:
+        if (latents.shape[3], latents.shape[4]) != state.grid:
             raise ValueError(f"latents on a grid of {tuple(latents.shape[3:])} for a state on {state.grid}")
         frames, first = latents.shape[2], self.config.sigmas[0]
         if noise is None:
-            noise = chunk_noise(tuple(latents.shape), seed=state.seed, chunk=state.frame)
+            noise = chunk_noise(
+                tuple(latents.shape), seed=state.seed, chunk=~state.frame
+            )  # never that of stage 1
         noise = noise.to(latents.device, self.dtype)
         x = ((1 - first) * latents.float() + first * noise.float()).to(self.dtype)
         at, prefix = self._turns(state.frame, frames, state.grid, x.device), self._prefix(state)

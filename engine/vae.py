@@ -103,7 +103,8 @@ class Vae(nn.Module):
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = latents.to(torch.promote_types(latents.dtype, torch.float32))
-        return x, *(v.to(x.dtype).view(-1, 1, 1, 1) for v in (self.latents_mean, self.latents_std))
+        mean, std = (v.to(x.dtype).view(-1, 1, 1, 1) for v in (self.latents_mean, self.latents_std))
+        return x, mean, std
 
     def encode(self, frames: Tensor) -> Tensor:
         """The most likely latents of frames [B, 3, 1 + 8n, Y, X] in [-1, 1]: [B, C, 1 + n, h, w] normalised, fp32.

@@ -7,6 +7,7 @@ is told by a `Reach`, one per pass, which every convolution asks in the order of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.ltx2 import Stride
 
+Pad = Literal["zeros", "reflect"]
 TAIL = 2  # frames that a kernel of three sees besides its own
 
 
@@ -49,7 +51,7 @@ class Reach:
 
 
 class Conv(nn.Module):
-    def __init__(self, channels: int, out: int, *, pad: str) -> None:
+    def __init__(self, channels: int, out: int, *, pad: Pad) -> None:
         super().__init__()
         self.conv = nn.Conv3d(channels, out, 3, padding=(0, 1, 1), padding_mode=pad)
 
@@ -63,7 +65,7 @@ def channel_norm(x: Tensor) -> Tensor:
 
 
 class Res(nn.Module):
-    def __init__(self, channels: int, *, pad: str) -> None:
+    def __init__(self, channels: int, *, pad: Pad) -> None:
         super().__init__()
         self.conv1, self.conv2 = (Conv(channels, channels, pad=pad) for _ in range(2))
 
@@ -75,7 +77,7 @@ class Res(nn.Module):
 class Trunk(nn.Module):
     """Residual blocks in a row."""
 
-    def __init__(self, channels: int, layers: int, *, pad: str) -> None:
+    def __init__(self, channels: int, layers: int, *, pad: Pad) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(Res(channels, pad=pad) for _ in range(layers))
 
@@ -101,7 +103,7 @@ def unfold(x: Tensor, stride: Stride) -> Tensor:
 class Downsampler(nn.Module):
     """Convolution and fold, plus the folded input averaged over groups of channels."""
 
-    def __init__(self, channels: int, out: int, *, stride: Stride, pad: str) -> None:
+    def __init__(self, channels: int, out: int, *, stride: Stride, pad: Pad) -> None:
         super().__init__()
         cells = stride[0] * stride[1] * stride[2]
         if out % cells or (channels * cells) % out:
@@ -120,7 +122,7 @@ class Upsampler(nn.Module):
 
     STRIDE: Stride = (2, 2, 2)
 
-    def __init__(self, channels: int, *, pad: str) -> None:
+    def __init__(self, channels: int, *, pad: Pad) -> None:
         super().__init__()
         if channels % 8:
             raise ValueError(f"an upsampler cannot spread {channels} channels over 8 cells")
@@ -133,7 +135,7 @@ class Upsampler(nn.Module):
 
 
 class DownBlock(nn.Module):
-    def __init__(self, channels: int, out: int, layers: int, *, stride: Stride, pad: str) -> None:
+    def __init__(self, channels: int, out: int, layers: int, *, stride: Stride, pad: Pad) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(Res(channels, pad=pad) for _ in range(layers))
         self.downsamplers = nn.ModuleList([Downsampler(channels, out, stride=stride, pad=pad)])
@@ -145,7 +147,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    def __init__(self, channels: int, layers: int, *, pad: str) -> None:
+    def __init__(self, channels: int, layers: int, *, pad: Pad) -> None:
         super().__init__()
         self.upsamplers = nn.ModuleList([Upsampler(channels, pad=pad)])
         self.resnets = nn.ModuleList(Res(channels // 2, pad=pad) for _ in range(layers))
