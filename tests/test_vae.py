@@ -131,3 +131,26 @@ def test_states_are_plain_tensors(vae: Vae) -> None:
     _, state = vae.decode(LATENTS[:, :, :1])
     assert isinstance(state, DecoderState)
     assert all(type(tail) is torch.Tensor and not tail.requires_grad for tail in state.tails)
+
+
+def test_the_streaming_decoder_compiles_as_one_graph(vae: Vae) -> None:
+    """State in, state out: nothing is remembered in between that a compiled graph could lose."""
+    _, state = vae.decode(LATENTS[:, :, :3])
+    compiled = torch.compile(vae.decode, fullgraph=True, backend="eager")
+    (a, after), (b, then) = (decode(LATENTS[:, :, 3:5], state) for decode in (compiled, vae.decode))
+    assert torch.equal(a, b)
+    assert all(torch.equal(x, y) for x, y in zip(after.tails, then.tails, strict=True))
+
+
+def test_half_precision_streams_too() -> None:
+    fine, coarse = (filled(Vae(SMALL_VAE)).requires_grad_(False) for _ in range(2))
+    assert isinstance(fine, Vae)
+    assert isinstance(coarse, Vae)
+    coarse.decoder.bfloat16()
+    latents = normal(1, 1, 8, 3, 2, 2)
+    first, state = coarse.decode(latents[:, :, :1])
+    rest, state = coarse.decode(latents[:, :, 1:], state)
+    assert {tail.dtype for tail in state.tails} == {rest.dtype} == {torch.bfloat16}
+    out, ref = torch.cat((first, rest), dim=2).float(), fine.decode_clip(latents)
+    once = coarse.decode_clip(latents).float()
+    assert (out - ref).norm() <= 1.1 * (once - ref).norm()  # cutting adds no error of its own
