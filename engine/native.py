@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.model import WorldModel
+
+T = TypeVar("T")
 
 RENAMED = {
     "t_embedder.linear_1.": "t_embedder.mlp.0.",
@@ -31,13 +34,18 @@ def is_unused(name: str, config: ModelConfig) -> bool:
     return match[2] == "recall_gate" or (match[2] in gates and int(match[1]) in config.softmax_blocks)
 
 
-def native_state_dict(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Native (or diffusers) names, with or without `model.` in front -> names of `WorldModel`, unused ones left out."""
-    out = {}
+def native_state_dict(tensors: Mapping[str, T], config: ModelConfig) -> dict[str, T]:
+    """Native (or diffusers) names, with or without `model.` in front -> names of `WorldModel`, unused ones left out.
+
+    Raises ValueError where two of them mean the same tensor.
+    """
+    out: dict[str, T] = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("model.")
         for theirs, ours in RENAMED.items():
             name = name.replace(theirs, ours)
+        if name in out:
+            raise ValueError(f"these weights hold {name} twice, under two names")
         if not is_unused(name, config):
             out[name] = tensor
     return out

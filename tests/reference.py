@@ -18,8 +18,12 @@ from rich.table import Table
 
 from tests.checks.camera import actions, camera
 from tests.checks.check import Check
+from tests.checks.ltx2 import FILE as LTX2
+from tests.checks.ltx2 import ltx2
 from tests.checks.model import bidirectional, facts, listed, manifest, sampler, streaming
+from tests.checks.refiner import refiner
 from tests.checks.scan import scan
+from tests.checks.vae import vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ SUITES = (
     Suite(("tiny_stage1_sampler.safetensors", "tiny_stage1_weights.safetensors"), sampler),
     Suite(("tiny_stage1_bidirectional.safetensors", "tiny_stage1_weights.safetensors"), bidirectional),
     Suite(("tiny_stage1.json", "tiny_stage1_weights.safetensors"), facts),
+    Suite(("tiny_vae.safetensors", "tiny_vae.json", "tiny_vae_weights.safetensors"), vae),
+    Suite(("tiny_refiner.safetensors", "tiny_refiner.json", "tiny_refiner_weights.safetensors"), refiner),
+    Suite((LTX2,), ltx2),
     Suite(("stage1_native_manifest.json",), manifest),
     Suite(("sana_wm_stage1_manifest.json",), listed),
 )

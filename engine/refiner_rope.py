@@ -1,0 +1,59 @@
+"""Rotary embedding of the refiner over seconds, pixel rows and pixel columns.
+
+A latent cell is where its middle is: latent frame 0 spans one pixel frame, so its middle is not in line with those
+of the later frames, which span eight. Angles are spread over the whole width, not head by head.
+Source: LTX-2, 2601.03233; positions are fractions of 20 s and 2048 pixels, mapped to ±π/2·θ^(0…1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.ltx2 import RefinerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """cos and sin per token, head and pair of channels: [T, H, K/2]. Fp32, or fp64 for a model in fp64."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def turns(
+    config: RefinerConfig, *, frame: int, frames: int, grid: tuple[int, int], device: torch.device
+) -> Turn:
+    """Of latent frames [frame, frame + frames), tokens frame-major."""
+    precise = torch.float64
+    rounded = precise if config.exact_angles else torch.float32
+    t = torch.arange(frame, frame + frames, device=device, dtype=precise)
+    t = (_span(t, config.stride[0]) + config.causal_offset - config.stride[0]).clamp(min=0) / config.fps
+    y, x = (
+        _span(torch.arange(n, device=device, dtype=precise), s)
+        for n, s in zip(grid, config.stride[1:], strict=True)
+    )
+    place = torch.stack(torch.meshgrid(*(span.mean(-1) for span in (t, y, x)), indexing="ij"), dim=-1)
+    fraction = place.flatten(0, 2).to(rounded) / torch.tensor(config.extent, device=device, dtype=rounded)
+    power = torch.linspace(0.0, 1.0, config.dim // 6, device=device, dtype=precise)
+    speed = (config.theta**power * torch.pi / 2).to(torch.float32).to(rounded)
+    angle = ((fraction * 2 - 1)[:, None] * speed[:, None]).flatten(1)  # [T, 3·(dim // 6)], axes innermost
+    still = angle.new_zeros(angle.shape[0], config.dim // 2 - angle.shape[1])
+    angle = torch.cat((still, angle), dim=1).unflatten(1, (config.heads, -1))
+    return Turn(angle.cos().float(), angle.sin().float())
+
+
+def _span(index: Tensor, stride: int) -> Tensor:
+    """First and last edge of cells, in pixels: [n, 2]."""
+    return torch.stack((index, index + 1), dim=-1) * stride
+
+
+def turn(x: Tensor, by: Turn, *, split: bool) -> Tensor:
+    """Rotate x [B, T, H, K]: adjacent channels are a pair, or channel i and i + K/2 where split."""
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    cos, sin = by.cos.to(y.dtype), by.sin.to(y.dtype)
+    a, b = y.chunk(2, dim=-1) if split else y.unflatten(-1, (-1, 2)).unbind(-1)
+    parts = (a * cos - b * sin, b * cos + a * sin)
+    return (torch.cat(parts, -1) if split else torch.stack(parts, -1).flatten(-2)).to(x.dtype)

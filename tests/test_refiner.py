@@ -1,0 +1,167 @@
+"""The refiner: window arithmetic, states as values, memory, and what a config may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.ltx2 import LTX2_REFINER, refiner_config
+from engine.refiner import Refiner, RefinerState
+from engine.refiner_model import RefinerModel, is_unread
+from engine.refiner_rope import turn, turns
+from engine.release import empty
+from tests.checks.ltx2 import SMALL_REFINER, filled, normal
+from tests.checks.vae import count
+
+GRID = (2, 3)
+LATENTS = normal(1, 1, 8, 22, *GRID)
+CPU = torch.device("cpu")
+
+
+def refiner(**change: object) -> Refiner:
+    model = filled(RefinerModel(replace(SMALL_REFINER, **change)))
+    assert isinstance(model, RefinerModel)
+    return Refiner(model)
+
+
+def begun(r: Refiner) -> RefinerState:
+    return r.start(LATENTS[:, :, : r.config.sink], prompt=r.prompt(normal(2, 1, 7, 12)))
+
+
+def run(r: Refiner, state: RefinerState, blocks: int) -> tuple[list[Tensor], RefinerState]:
+    out = []
+    for _ in range(blocks):
+        refined, state = r.step(state, LATENTS[:, :, state.frame : state.frame + r.config.block])
+        out.append(refined)
+    return out, state
+
+
+def test_history_grows_to_the_window_and_cuts_inside_a_block() -> None:
+    """The published lengths: 0, 3, 6, 9, 10, 10."""
+    r = refiner(window=11)
+    state, held = begun(r), []
+    for _ in range(6):
+        held.append(state.held)
+        _, state = run(r, state, 1)
+        for kv in state.history:
+            assert kv.k.shape[1] == kv.v.shape[1] == 6 * state.held
+            assert kv.k.untyped_storage().nbytes() == kv.k.nbytes  # what was forgotten is freed
+    assert held == [0, 3, 6, 9, 10, 10]
+    assert state.frame == 19
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_small_windows(window: int) -> None:
+    r = refiner(window=window)
+    _, state = run(r, begun(r), 3)
+    assert state.held == window - 1
+    assert all(kv.k.shape[1] == 6 * (window - 1) for kv in state.history)
+
+
+def test_what_lies_before_the_window_is_forgotten() -> None:
+    """A window that holds the sink alone: the second block knows nothing of the first."""
+    r = refiner(window=1)
+    _, state = run(r, begun(r), 1)
+    fresh = replace(begun(r), frame=state.frame)
+    a, b = (run(r, s, 1)[0][0] for s in (state, fresh))
+    assert torch.equal(a, b)
+
+
+def test_an_old_state_stays_valid_and_seeds_repeat() -> None:
+    r = refiner()
+    _, state = run(r, begun(r), 2)
+    kept = [kv.k.clone() for kv in state.history]
+    a, _ = run(r, state, 2)
+    b, _ = run(r, state, 2)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(torch.equal(x, kv.k) for x, kv in zip(kept, state.history, strict=True))
+    c, _ = run(r, replace(state, seed=7), 1)
+    assert not torch.equal(a[0], c[0])
+
+
+def test_the_prompt_of_a_stream_can_change() -> None:
+    r = refiner()
+    _, state = run(r, begun(r), 1)
+    other = replace(state, prompt=r.prompt(normal(3, 1, 5, 12)))
+    a, b = (run(r, s, 1)[0][0] for s in (state, other))
+    assert not torch.allclose(a, b)
+
+
+def test_masked_words_do_not_count() -> None:
+    r, words = refiner(), normal(2, 1, 7, 12)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]])
+    outs = []
+    for prompt in (r.prompt(words, mask), r.prompt(words[:, 2:])):
+        outs.append(run(r, replace(begun(r), prompt=prompt), 1)[0][0])
+    torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_whole_clip_is_one_block() -> None:
+    r = refiner()
+    prompt = r.prompt(normal(2, 1, 7, 12))
+    noise = normal(4, 1, 8, 6, *GRID)
+    whole = r.refine_clip(LATENTS[:, :, :7], prompt=prompt, noise=noise)
+    block, _ = r.step(r.start(LATENTS[:, :, :1], prompt=prompt), LATENTS[:, :, 1:7], noise=noise)
+    assert torch.equal(whole, torch.cat((LATENTS[:, :, :1], block), dim=2))
+
+
+@pytest.mark.parametrize("layout", ["split", "interleaved"])
+def test_only_relative_time_counts(layout: str) -> None:
+    """Scores do not change when query and key move on together, beyond the short frame 0; in fp64, even after hours."""
+    config = replace(SMALL_REFINER, rope=layout, exact_angles=True)
+    q, k = normal(5, 1, 6, 2, 20).double(), normal(6, 1, 6, 2, 20).double()
+
+    def score(frame: int) -> Tensor:
+        a, b = (turns(config, frame=f, frames=1, grid=GRID, device=CPU) for f in (frame, frame + 3))
+        split = layout == "split"
+        return torch.einsum("bthk,bshk->bhts", turn(q, a, split=split), turn(k, b, split=split))
+
+    torch.testing.assert_close(score(1), score(20_000), rtol=0, atol=1e-4)
+    at = turns(config, frame=9, frames=1, grid=GRID, device=CPU)
+    turned = turn(q, at, split=layout == "split")
+    torch.testing.assert_close(turned.norm(), q.norm(), rtol=1e-6, atol=0)
+
+
+def test_frame_0_is_short() -> None:
+    """Its middle is at half a pixel frame, that of latent frame 1 at five: the others are eight apart."""
+    seconds = []
+    for frame in range(4):
+        angle = turns(SMALL_REFINER, frame=frame, frames=1, grid=(1, 1), device=CPU)
+        pair = 40 // 2 - 3 * (40 // 6)  # after the pairs that do not turn: time at the lowest speed
+        phase = torch.atan2(angle.sin, angle.cos).flatten()[pair].item()
+        seconds.append((phase / (torch.pi / 2) + 1) / 2 * 20)
+    assert seconds == pytest.approx([0.5 / 16, 5 / 16, 13 / 16, 21 / 16], abs=1e-5)
+
+
+def test_released_size() -> None:
+    model = empty(lambda: RefinerModel(LTX2_REFINER))
+    assert count(model) == 13_041_520_768
+    assert not any(is_unread(name) for name in model.state_dict())
+
+
+def test_a_state_of_another_size_is_refused() -> None:
+    r = refiner()
+    with pytest.raises(ValueError, match="grid"):
+        r.step(begun(r), torch.zeros(1, 8, 3, 3, 3))
+    with pytest.raises(ValueError, match="this refiner takes 1"):
+        r.start(LATENTS[:, :, :2], prompt=r.prompt(normal(2, 1, 7, 12)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gated_attn": True}, "gated_attn=True: only False"),
+        ({"rope_type": "spiral"}, "rope_type='spiral'"),
+        ({"num_layers": 0}, "num_layers=0"),
+        ({"cross_attention_dim": 8}, "cross_attention_dim=8: only 4096"),
+        ({"vae_scale_factors": [8, 32]}, "vae_scale_factors"),
+    ],
+)
+def test_a_config_we_cannot_run_is_refused(change: dict[str, object], said: str) -> None:
+    assert refiner_config({}) == LTX2_REFINER
+    assert refiner_config({"rope_type": "split"}).rope == "split"
+    with pytest.raises(ValueError, match=said):
+        refiner_config(change)
