@@ -62,8 +62,7 @@ class DistillTraining(RolloutOptions):
         RolloutOptions.__post_init__(self)
         if self.rollout < 1:
             raise ValueError(f"rollout={self.rollout}: flights have at least 1 chunk")
-        falling = all(a > b for a, b in zip(self.levels, (*self.levels[1:], 0.0), strict=True))
-        if not self.levels or self.levels[0] != 1.0 or not falling:
+        if self.levels[:1] != (1.0,) or any(a <= b for a, b in steps(self.levels)):
             raise ValueError(f"levels={self.levels} must fall from 1.0 and stay above 0")
 
 
