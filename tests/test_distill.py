@@ -237,7 +237,7 @@ def gaussian_student(share: float) -> tuple[float, float]:
         made.backward(blended(pull, push, share))
         learn.step()
         if i >= 300:
-            seen.append((float(student.bias), float(student.weight.abs())))
+            seen.append((float(student.bias.detach()), float(student.weight.detach().abs())))
     mean, spread = torch.tensor(seen).mean(0)
     return float(mean), float(spread)
 
