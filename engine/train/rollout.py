@@ -27,14 +27,19 @@ NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is t
 
 def each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """The batch with every tensor changed; what it does not have stays None."""
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return Batch(**{name: None if v is None else change(v) for name, v in values.items()})
+    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    for name, value in values.items():
+        values[name] = None if value is None else change(value)
+    return Batch(**values)
 
 
 def joined(a: Batch, b: Batch) -> Batch:
     """Clips of both batches, one after the other."""
-    pairs = {f.name: (getattr(a, f.name), getattr(b, f.name)) for f in fields(a)}
-    return Batch(**{name: None if x is None else torch.cat((x, y)) for name, (x, y) in pairs.items()})
+    values: dict[str, Any] = {}
+    for f in fields(a):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        values[f.name] = None if x is None else torch.cat((x, y))
+    return Batch(**values)
 
 
 def beside(x: Tensor, memory: Tensor | None, config: ModelConfig) -> Tensor:
