@@ -28,7 +28,6 @@ from engine.train.pool import Batch
 from engine.train.rollout import SelfMade, beside, memory_of
 from engine.train.world import RADII, carry_out
 
-CRITIC = OptimConfig(adam=2e-4, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
 RAMP = (
     0.04,
     0.12,
@@ -56,7 +55,9 @@ class DistillTraining(RolloutOptions):
     adversary: float = 0.5
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
     rate: float = 1e-4
-    """learning rate of the model; the judge has twice as much"""
+    """learning rate of the model"""
+    judge_rate: float = 2e-4
+    """learning rate of the judge"""
 
     def __post_init__(self) -> None:
         RolloutOptions.__post_init__(self)
@@ -78,7 +79,8 @@ class DistillRun(RolloutRun):
         super().__init__(options, host)
         self.judge = Judge(self.ema.module).train()
         host.share_weights(self.judge)
-        self.critic = Optimiser(self.judge, CRITIC, adam=lambda name: True)
+        critic = OptimConfig(adam=options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
+        self.critic = Optimiser(self.judge, critic, adam=lambda name: True)
 
     def built(self) -> WorldModel:
         return stored_world(self.options.init, levels=self.options.levels)
