@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TypeVar
 
 Options = TypeVar("Options")
+STAGES = ("codec", "world", "long", "distill")  # of training, in their order
 BOX = " │╭╮╰╯─"  # what tyro frames its messages with
 
 FIRST_WORDS = """\
@@ -28,7 +29,8 @@ Try first:
                                   a film, without a window
 
 More:
-  explorer train codec|world      train the built-in world yourself
+  explorer train codec|world|long|distill
+                                  train the built-in world yourself
   explorer COMMAND --help         all that a command can do
 """
 
@@ -108,9 +110,9 @@ def _serve(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
-    if what not in ("codec", "world"):
+    if what not in STAGES:
         raise ValueError(
-            f"there is nothing '{what}' to train: use explorer train codec or explorer train world"
+            f"there is nothing '{what}' to train: use explorer train with one of {', '.join(STAGES)}"
         )
     import importlib
     import typing

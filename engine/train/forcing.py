@@ -52,6 +52,12 @@ def add_noise(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
 
 
 def flow_loss(flow: Tensor, *, clean: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean squared error of the predicted flow against noise - clean. weights: [B, F]. Returns a scalar."""
-    error = (flow.float() - (noise - clean).float()).square().mean(dim=(1, 3, 4))
-    return (error * weights).sum() / weights.sum().clamp_min(1.0)
+    """Weighted mean squared error of the predicted flow against noise - clean. Returns a scalar.
+
+    weights: of frames [B, F], or of their cells [B, F, h, w].
+    """
+    error = (flow.float() - (noise - clean).float()).square().mean(dim=1)
+    if weights.ndim == 2:
+        error = error.mean(dim=(2, 3))
+    whole = weights.numel() / (weights.shape[0] * weights.shape[1])  # what the weights of a frame add up to
+    return (error * weights).sum() / weights.sum().clamp_min(whole)

@@ -12,8 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from engine.train.host import Host, host
 from engine.train.loop import Loop, Plan, Stateful
 from engine.train.optim import Ema, OptimConfig, Optimiser
 from engine.train.pool import Batch, LatentPool
+from engine.train.rollout import SelfMade
+from engine.train.run import RunOptions
 from engine.worlds.renderer import Renderer
 
 OPTIM = OptimConfig(muon=0.02, adam=5e-4, momentum=0.95, warmup=0.02, decay=0.55)
@@ -46,21 +47,9 @@ OTHER_LEVELS = ((1.0,), (1.0, 0.8), (1.0, 0.85, 0.6, 0.3))  # measured beside th
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldTraining:
+class WorldTraining(RunOptions):
     """Train the world model on latents of rendered flights. Ctrl-C saves; the same command continues."""
 
-    out: Path = Path("runs/world")
-    """folder for state, metrics, sample sheets and, at the end, world.safetensors and world.json"""
-    codec: Path = Path("runs/codec/codec.safetensors")
-    """trained codec"""
-    init: Path | None = None
-    """weights to start from instead of random ones"""
-    minutes: float = 15.0
-    """wall clock, compilation included, filling the pool not"""
-    steps: int | None = None
-    """count steps instead of minutes"""
-    batch: int = 64
-    """clips per step and process"""
     frames: int = 13
     """latent frames of a clip, the first picture included"""
     long_frames: int = 25
@@ -69,26 +58,6 @@ class WorldTraining:
     """share of the run after which clips are long"""
     corrupt_after: float = 0.5
     """share of the run after which some given frames are the model's own"""
-    pool: int = 2048
-    """clips kept encoded on each device"""
-    chunks: int = 24
-    """chunks of a rendered clip, 0.5 s each"""
-    fresh: int = 8
-    """clips rendered at a time to replace the oldest"""
-    fresh_every: int = 12
-    """steps between them; 0: never"""
-    held_out: int = 12
-    """flights to measure on, never trained on"""
-    measure_chunks: int = 40
-    """length of the measured flights"""
-    seed: int = 0
-    """of weights, clips and noise"""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """where to train"""
-    compile: bool = True
-    """compile the blocks on a GPU"""
-    warm_only: bool = False
-    """fill the compiler's cache and leave: run beside the training of the codec"""
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= self.long_frames <= self.chunks + 1:
@@ -101,7 +70,7 @@ class WorldTraining:
 class Learner:
     """The model being trained and what one step does with it."""
 
-    def __init__(self, model: WorldModel, options: WorldTraining, host: Host) -> None:
+    def __init__(self, model: WorldModel, options: RunOptions, host: Host) -> None:
         self.model, self.options, self.host = model, options, host
         self.grid = (10, 16)
         if options.compile and host.device.type == "cuda":
@@ -109,8 +78,13 @@ class Learner:
             for block in model.blocks:
                 block.compile(dynamic=False)
 
-    def loss(self, batch: Batch, *, corrupt: bool, generator: torch.Generator) -> Tensor:
-        """Diffusion forcing: every latent frame at its own noise level, given the ones before as they are."""
+    def loss(
+        self, batch: Batch, *, corrupt: bool, generator: torch.Generator, own: SelfMade | None = None
+    ) -> Tensor:
+        """Diffusion forcing: every latent frame at its own noise level, given the ones before as they are.
+
+        own: frames that the model made itself, to be given in place of the true ones.
+        """
         clean = batch.latents if batch.latents.is_cuda else batch.latents.float()
         count, _, frames = clean.shape[:3]
         levels, weights = draw_levels(count, frames, ForcingConfig(), generator=generator)
@@ -125,6 +99,8 @@ class Learner:
         else:
             clean_input = clean
         noise = torch.randn(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
+        if own is not None:
+            clean_input, levels, weights = own.given(clean_input, levels, weights, generator=generator)
         x = add_noise(clean_input, noise, levels)
         flow = self.flow(x, levels, words, cond)
         return flow_loss(flow, clean=clean, noise=noise, weights=weights)
@@ -161,24 +137,46 @@ class Learner:
 
 
 class Training:
-    """A run: pool, learner, averaged weights, and what is written while it goes."""
+    """A run: pool, learner, averaged weights, and what is written while it goes. Later stages differ in `step`."""
 
-    def __init__(self, options: WorldTraining, host: Host) -> None:
+    name = "world"
+    optim = OPTIM
+    decay = 0.999  # of the averaged weights
+
+    def __init__(self, options: RunOptions, host: Host) -> None:
         self.options, self.host = options, host
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         self.codec = load_codec(options.codec, device=host.device)
-        model = WorldModel(POCKET)
-        if options.init is not None:
-            load_module(options.init, model, kind="world")
-        self.model = model.to(host.device)
+        self.model = self.built().to(host.device)
         host.share_weights(self.model)
-        self.ema = Ema(self.model, decay=0.999)
-        self.optimiser = Optimiser(self.model, OPTIM, adam=is_edge)
+        self.ema = Ema(self.model, decay=self.decay)
+        self.optimiser = Optimiser(self.model, self.optim, adam=self.by_adam)
         self.learner = Learner(self.model, options, host)
         self.renderer: Renderer | None = None
         self.pool = LatentPool(options.pool, options.chunks, codec=self.codec, device=host.device)
         self.truth: Truth | None = None
+
+    def built(self) -> WorldModel:
+        """The model that the run starts from."""
+        model = WorldModel(POCKET)
+        if self.options.init is not None:
+            load_module(self.options.init, model, kind="world")
+        return model
+
+    def by_adam(self, name: str) -> bool:
+        """Which parameters AdamW trains, beside the vectors."""
+        return is_edge(name)
+
+    def parts(self) -> dict[str, Stateful]:
+        """What is saved and resumed."""
+        return {"model": self.model, "ema": self.ema, "optimiser": self.optimiser}
+
+    def frames(self) -> int:
+        """Latent frames of a clip, for the report of speed."""
+        o = self.options
+        assert isinstance(o, WorldTraining)
+        return o.frames
 
     def fill(self) -> None:
         """Render and encode the first clips."""
@@ -197,10 +195,16 @@ class Training:
         frames = 8 * self.options.chunks + 1
         self.pool.add(clip(self.renderer, seeds, frames, player=draw))
 
-    def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+    def freshen(self, step: int) -> None:
+        """Render new clips when it is time."""
         o = self.options
         if o.fresh_every and step % o.fresh_every == o.fresh_every - 1:
             self.add(100_000 + step // o.fresh_every, o.fresh)
+
+    def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+        o = self.options
+        assert isinstance(o, WorldTraining)
+        self.freshen(step)
         generator = self.host.generator(o.seed, step)
         long = fraction >= o.long_after
         frames = o.long_frames if long else o.frames
@@ -209,21 +213,31 @@ class Training:
             batch, corrupt=fraction >= o.corrupt_after and step % 2 == 1, generator=generator
         )
         loss.backward()
+        self.learn(fraction)
+        return {"loss": loss.detach()}
+
+    def learn(self, fraction: float) -> None:
+        """Follow the gradients that have gathered."""
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step(fraction)
         self.ema.update(self.model)
-        return {"loss": loss.detach()}
 
     def warm(self) -> None:
         """Compile what a run needs, on made-up clips."""
         o, generator = self.options, self.host.generator(0, 0)
-        rest = torch.eye(4, device=self.host.device).expand(1, 8 * o.chunks + 1, 4, 4)
-        self.pool.poses[:], self.pool.filled = rest, o.pool
-        self.pool.intrinsics[:] = torch.tensor([200.0, 200.0, 128.0, 80.0], device=self.host.device)
+        assert isinstance(o, WorldTraining)
+        self.make_up()
         for frames in (o.frames, o.long_frames):
             batch = self.pool.draw(max(1, o.batch * o.frames // frames), frames, generator=generator)
             for corrupt in (False, True):
                 self.learner.loss(batch, corrupt=corrupt, generator=generator).backward()
+
+    def make_up(self) -> None:
+        """Fill the pool with clips of nothing."""
+        o = self.options
+        rest = torch.eye(4, device=self.host.device).expand(1, 8 * o.chunks + 1, 4, 4)
+        self.pool.poses[:], self.pool.filled = rest, o.pool
+        self.pool.intrinsics[:] = torch.tensor([200.0, 200.0, 128.0, 80.0], device=self.host.device)
 
     def sample(self) -> None:
         """Fly four held-out worlds with the averaged weights and draw them beside the truth."""
@@ -252,7 +266,8 @@ class Training:
         if not self.host.leads:
             return
         o = self.options
-        save_module(o.out / "world.safetensors", self.ema.module, kind="world", config=as_record(POCKET))
+        config = as_record(self.model.config)
+        save_module(o.out / "world.safetensors", self.ema.module, kind="world", config=config)
         if self.truth is None:
             return
         model = load_world(o.out / "world.safetensors", dtype=self.dtype, device=self.host.device)
@@ -274,27 +289,31 @@ def is_edge(name: str) -> bool:
     )
 
 
-def train_world(options: WorldTraining) -> None:
-    """Run the whole training. Raises ValueError for a codec that cannot be read or a state that does not fit."""
+def carry_out(kind: type[Training], options: RunOptions) -> None:
+    """Run a whole stage. Raises ValueError for weights that cannot be read or a state that does not fit."""
     with host(options.device) as here:
-        run = Training(options, here)
+        run = kind(options, here)
         if options.warm_only:
             run.warm()
             return
         run.fill()
-        tokens = here.world * options.batch * options.frames * 160
+        clips, frames = here.world * options.batch, run.frames()
         weights = sum(p.numel() for p in run.model.parameters())
         plan = Plan(
             out=options.out,
-            name="world",
+            name=run.name,
             minutes=options.minutes,
             steps=options.steps,
-            units=here.world * options.batch * (options.frames - 1),
-            flop=6.0 * weights * tokens,
+            units=clips * (frames - 1),
+            flop=6.0 * weights * clips * frames * 160,
         )
-        parts: dict[str, Stateful] = {"model": run.model, "ema": run.ema, "optimiser": run.optimiser}
-        Loop(plan, here, parts).run(run.step, sample=run.sample)
+        Loop(plan, here, run.parts()).run(run.step, sample=run.sample)
         run.finish()
+
+
+def train_world(options: WorldTraining) -> None:
+    """Run the whole training. Raises ValueError for a codec that cannot be read or a state that does not fit."""
+    carry_out(Training, options)
 
 
 def main() -> None:

@@ -1,0 +1,209 @@
+"""Distil the world model to the few steps it is flown in, with a loss on how its frames look, inside its own flights.
+
+    python -m engine.train.distill --init runs/long/world.safetensors --minutes 6 --out runs/distill
+
+Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
+sampler, with gradient. They are pulled to the true frames, and pushed to where a judge takes them for true ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.conditioning import Conditioning, condition_clip
+from engine.model import WorldModel
+from engine.schedule import add_noise, euler, steps, timestep
+from engine.train.host import Host
+from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras
+from engine.train.long import RolloutOptions, RolloutRun, stored_world
+from engine.train.loop import Stateful
+from engine.train.losses import hinge_fool, hinge_judge
+from engine.train.optim import OptimConfig, Optimiser
+from engine.train.pool import Batch
+from engine.train.rollout import SelfMade, beside, memory_of
+from engine.train.world import RADII, carry_out
+
+RAMP = (
+    0.04,
+    0.12,
+)  # shares of the run between which the judge gets its say: it must have learned something first
+GAPS = (2, 5)  # fewest and most frames from one frame made anew to the next
+JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillTraining(RolloutOptions):
+    """Distil to few steps. Ctrl-C saves; the same command continues."""
+
+    out: Path = Path("runs/distill")
+    """folder for state, metrics, sample sheets and, at the end, world.safetensors and world.json"""
+    init: Path = Path("runs/long/world.safetensors")
+    """weights to start from; the judge starts from them too"""
+    minutes: float = 6.0
+    """wall clock, compilation included, filling the pool not"""
+    batch: int = 16
+    """clips per step and process; all steps of the sampler are held in memory"""
+    rollout: int = 20
+    """chunks of the flights"""
+    levels: tuple[float, ...] = (1.0, 0.6)
+    """noise levels to fly with, which are also written into the weights"""
+    adversary: float = 0.5
+    """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
+    rate: float = 1e-4
+    """learning rate of the model"""
+    judge_rate: float = 2e-4
+    """learning rate of the judge"""
+
+    def __post_init__(self) -> None:
+        RolloutOptions.__post_init__(self)
+        if self.rollout < 1:
+            raise ValueError(f"rollout={self.rollout}: flights have at least 1 chunk")
+        if self.levels[:1] != (1.0,) or any(a <= b for a, b in steps(self.levels)):
+            raise ValueError(f"levels={self.levels} must fall from 1.0 and stay above 0")
+
+
+class DistillRun(RolloutRun):
+    """Student and judge."""
+
+    name = "distill"
+    options: DistillTraining
+    decay = 0.995
+
+    def __init__(self, options: DistillTraining, host: Host) -> None:
+        self.optim = OptimConfig(adam=options.rate, betas=(0.5, 0.95), warmup=0.03, decay=0.4)
+        super().__init__(options, host)
+        self.judge = Judge(self.ema.module).train()
+        host.share_weights(self.judge)
+        critic = OptimConfig(adam=options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
+        self.critic = Optimiser(self.judge, critic, adam=lambda name: True)
+
+    def built(self) -> WorldModel:
+        return stored_world(self.options.init, levels=self.options.levels)
+
+    def by_adam(self, name: str) -> bool:
+        return True
+
+    def parts(self) -> dict[str, Stateful]:
+        return {**super().parts(), "judge": self.judge, "critic": self.critic}
+
+    def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+        o = self.options
+        self.freshen(step)
+        self.fly(step, o.rollout)
+        generator = self.host.generator(o.seed, step)
+        batch, own = self.shelf.draw(o.batch, generator=generator, trust=o.trust)
+        frames = self.anew(step)
+        low, high = RADII
+        radius = low + (high - low) * torch.rand(o.batch, device=self.host.device, generator=generator)
+        grid = self.learner.grid
+        cond = condition_clip(
+            batch.poses, batch.intrinsics, grid=grid, config=self.model.config, radius=radius
+        )
+        made = single(self.made(batch, own, frames, cond, generator), frames)
+        true = single(batch.latents.float(), frames)
+        trust = own.trusted(batch.latents)[:, frames].flatten(0, 1).unsqueeze(1)
+        look = Look(batch, frames, cond, generator)
+
+        verdict = hinge_judge(look(self.judge, true), look(self.judge, made.detach()))
+        verdict.backward()
+        nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
+        self.critic.step(fraction)
+
+        leaf = made.detach().requires_grad_()
+        regression, fooled = distance(leaf, true, trust), hinge_fool(look(self.judge, leaf))
+        (pull,), (push,) = torch.autograd.grad(regression, leaf), torch.autograd.grad(fooled, leaf)
+        say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
+        made.backward(blended(pull, push, o.adversary * say))
+        self.learn(fraction)
+        losses = {"regression": regression, "judge": verdict, "fooled": fooled}
+        return {**losses, **health(leaf.detach(), true)}
+
+    def anew(self, step: int) -> list[int]:
+        """Which frames of the flights are made anew: every second to fifth, so that most of what they see is flight."""
+        dice = self.host.generator(self.options.seed + 11, step, device=torch.device("cpu"))
+        gap = int(torch.randint(GAPS[0], GAPS[1] + 1, (), generator=dice))
+        start, chunks = self.shelf.start, self.shelf.chunks
+        first = start + int(torch.randint(min(gap, chunks), (), generator=dice))
+        return list(range(first, start + chunks, gap))
+
+    def made(
+        self,
+        batch: Batch,
+        own: SelfMade,
+        frames: list[int],
+        cond: Conditioning,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Flights [B, C, F, h, w] fp32 in which `frames` are made anew from noise, by the sampler, with gradient."""
+        flight = own.latents.float()
+        dtype = torch.bfloat16 if flight.is_cuda else flight.dtype
+        anew = torch.zeros(flight.shape[2], dtype=torch.bool, device=flight.device)
+        anew[frames] = True
+        anew5 = anew[:, None, None]
+        words = self.learner.words(batch.words, generator)
+        noise = torch.randn(flight.shape, device=flight.device, generator=generator)
+        x = torch.where(anew5, noise, flight)
+        for level, target in steps(self.model.config.levels):
+            levels = (anew * (timestep(level) / 1000)).expand(flight.shape[0], -1)
+            flow = self.learner.flow(
+                beside(x.to(dtype), memory_of(batch), self.model.config), levels, words, cond
+            )
+            x = torch.where(anew5, euler(x, flow.float(), level=level, target=target), flight)
+        return x
+
+    def warm(self) -> None:
+        self.make_up()
+        self.step(0, 0.5)
+
+
+class Look:
+    """How the judge is shown frames in one step: true and made ones under the same noise."""
+
+    def __init__(
+        self, batch: Batch, frames: list[int], cond: Conditioning, generator: torch.Generator
+    ) -> None:
+        self.cond = single_cameras(cond, frames)
+        self.words = batch.words.repeat_interleave(len(frames), 0)
+        count, device = len(self.words), batch.latents.device
+        self.levels = JUDGED * torch.rand(count, device=device, generator=generator).square()
+        _, C, _, h, w = batch.latents.shape
+        self.noise = torch.randn(count, C, 1, h, w, device=device, generator=generator)
+
+    def __call__(self, judge: Judge, x: Tensor) -> Tensor:
+        """Scores [N, h, w] of frames x [N, C, 1, h, w]."""
+        noised = add_noise(x, self.noise, self.levels[:, None, None, None, None])
+        return judge(noised, levels=self.levels, words=self.words, cond=self.cond)
+
+
+def health(made: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """Signs of collapse, each 1 where all is well: spread of channels (mean and narrowest) and roughness, against the truth.
+
+    made, true: [N, C, 1, h, w].
+    """
+    spread = made.std(dim=(0, 2, 3, 4)) / true.std(dim=(0, 2, 3, 4)).clamp_min(1e-6)
+    return {
+        "spread": spread.mean(),
+        "narrowest": spread.min(),
+        "roughness": roughness(made) / roughness(true).clamp_min(1e-6),
+    }
+
+
+def train_distill(options: DistillTraining) -> None:
+    """Run the stage. Raises ValueError for weights that cannot be read or a state that does not fit."""
+    carry_out(DistillRun, options)
+
+
+def main() -> None:
+    """The command line of this file."""
+    import tyro
+
+    train_distill(tyro.cli(DistillTraining, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Flights that the model makes itself from true beginnings, and training clips in which they stand for the truth.
+
+Source of the idea: Huang et al. 2025, "Self Forcing", arXiv 2506.08009. There the loss sees the rollout itself; here
+the rollout is context, and what comes next is learned from the true frames along the same poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.conditioning import Conditioning, condition_clip
+from engine.config import ModelConfig
+from engine.generator import Generator
+from engine.model import WorldModel
+from engine.state import StreamState
+from engine.train.forcing import ForcingConfig, draw_levels
+from engine.train.pool import Batch
+
+SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
+NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
+
+
+def each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with every tensor changed; what it does not have stays None."""
+    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    for name, value in values.items():
+        values[name] = None if value is None else change(value)
+    return Batch(**values)
+
+
+def joined(a: Batch, b: Batch) -> Batch:
+    """Clips of both batches, one after the other."""
+    values: dict[str, Any] = {}
+    for f in fields(a):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        values[f.name] = None if x is None else torch.cat((x, y))
+    return Batch(**values)
+
+
+def beside(x: Tensor, memory: Tensor | None, config: ModelConfig) -> Tensor:
+    """The model's input: latents [B, C, F, h, w], then the memory's channels where the model has any, zeros for None."""
+    if not config.memory_channels:
+        return x
+    blank = (x.shape[0], config.memory_channels, *x.shape[2:])
+    return torch.cat((x, x.new_zeros(blank) if memory is None else memory.to(x)), dim=1)
+
+
+def memory_of(batch: Batch) -> Tensor | None:
+    """Spatial memory of the clips [B, memory channels, F, h, w], where the pool keeps one."""
+    memory: Tensor | None = getattr(batch, "memory", None)
+    return memory
+
+
+@torch.no_grad()
+def fly_on(model: WorldModel, batch: Batch, *, start: int, chunks: int, generator: torch.Generator) -> Tensor:
+    """Let `model` continue clips from their first `start` true frames, as it would in flight, at its own noise levels.
+
+    model: single-frame chunks, in the precision it is flown in.  Returns the latents of the batch with frames
+    start … start + chunks - 1 replaced, in their dtype.  Raises NotFinite.
+    """
+    made = batch.latents.clone()
+    cond = condition_clip(
+        batch.poses, batch.intrinsics, grid=(made.shape[3], made.shape[4]), config=model.config
+    )
+    flyer, memory = Generator(model), memory_of(batch)
+    state = _committed(flyer, batch, cond, start)
+    for i in range(start, start + chunks):
+        noise = torch.randn(made[:, :, :1].shape, device=made.device, generator=generator)
+        seen = None if memory is None else memory[:, :, i : i + 1]
+        latents, state = flyer.step(state, cond=cond.part(i, i + 1), memory=seen, noise=noise)
+        made[:, :, i] = latents[:, :, 0].to(made.dtype)
+    return made
+
+
+def _committed(flyer: Generator, batch: Batch, cond: Conditioning, start: int) -> StreamState:
+    """The state after `start` true frames, written in one dense pass."""
+    past = batch.latents[:, :, :start].to(flyer.dtype)
+    text = flyer.model.embed_text(batch.words)
+    memory = memory_of(batch)
+    x = beside(past, None if memory is None else memory[:, :, :start], flyer.config)
+    rest = torch.zeros(past.shape[0], start, device=past.device)
+    _, blocks = flyer.model(x, timestep=rest, text=text, text_mask=None, cond=cond.part(0, start))
+    return StreamState(
+        blocks=blocks,
+        frame=start,
+        chunk=start,
+        seed=0,
+        text=text,
+        text_mask=None,
+        latent=past[:, :, -1],
+        anchor=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfMade:
+    """Which frames of a training batch the model made itself, and what they look like."""
+
+    latents: Tensor  # [B, C, F, h, w] clips with the self-made frames in place
+    made: Tensor  # [B, F] bool
+    before: Tensor  # [B, F] bool: the true frames that the self-made ones continue
+    trust: float  # how far a cell may be from the truth before the truth has little to say about it; 0: endlessly
+
+    def given(
+        self, clean: Tensor, levels: Tensor, weights: Tensor, *, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model is given, at which noise levels, and what weighs how much in the loss [B, F, h, w].
+
+        Self-made frames are given clean, as they are committed in flight, and weigh nothing; some of them are the
+        true frame, noised, to be learned from the self-made ones before it. Frames after the flight stay as drawn.
+        """
+        low, high = SHARE
+        count, frames = levels.shape
+        free, _ = draw_levels(count, frames, NOISY, generator=generator)
+        share = low + (high - low) * torch.rand(count, 1, device=clean.device, generator=generator)
+        learned = torch.rand(levels.shape, device=clean.device, generator=generator) < share
+        learned = self.made & (learned | self.last())
+        context = (self.made & ~learned) | self.before
+        levels = torch.where(learned, free, levels).masked_fill(context, 0.0)
+        weights = torch.where(learned, 1.0, weights).masked_fill(context, 0.0)
+        x = torch.where((self.made & ~learned)[:, None, :, None, None], self.latents.to(clean.dtype), clean)
+        cells = torch.where(learned[..., None, None], self.trusted(clean), 1.0)
+        return x, levels, weights[..., None, None] * cells
+
+    def last(self) -> Tensor:
+        """[B, F] bool: the last self-made frame of each clip."""
+        later = self.made.flip(1).cumsum(1).flip(1)
+        return self.made & (later == 1)
+
+    def trusted(self, clean: Tensor) -> Tensor:
+        """Weights of cells [B, F, h, w]: 1 where the flight kept to the truth, less where it invented something else.
+
+        In places that no frame has shown the truth is not better than the invention, and pulling towards it would
+        only teach to wash inventions out.
+        """
+        if not self.trust:
+            return torch.ones_like(clean[:, 0], dtype=torch.float32)
+        off = (self.latents.float() - clean.float()).square().mean(dim=1)
+        return 1 / (1 + (off / self.trust**2).square())
+
+
+class Shelf:
+    """The last self-made flights: rolled out many at a time, because small passes cost a GPU as much as large ones."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        self.made = torch.empty(0)
+        self.start = self.chunks = 0
+
+    def put(self, batch: Batch, made: Tensor, *, start: int, chunks: int) -> None:
+        """batch: true clips.  made: what `fly_on` returned for them."""
+        self.batch, self.made, self.start, self.chunks = batch, made, start, chunks
+
+    def draw(self, count: int, *, generator: torch.Generator, trust: float) -> tuple[Batch, SelfMade]:
+        """`count` of the flights: the true clips, and what was made of them."""
+        if self.batch is None:
+            raise RuntimeError("the shelf is empty: put flights on it first")
+        index = torch.randperm(len(self.made), device=self.made.device, generator=generator)[:count]
+        made = self.made[index]
+        frame = torch.arange(made.shape[2], device=made.device).expand(len(made), -1)
+        own = SelfMade(
+            latents=made,
+            made=(frame >= self.start) & (frame < self.start + self.chunks),
+            before=frame < self.start,
+            trust=trust,
+        )
+        return each(self.batch, lambda x: x[index]), own
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.batch is None:
+            return {"batch": None}
+        batch = {f.name: getattr(self.batch, f.name) for f in fields(self.batch)}
+        return {"batch": batch, "made": self.made, "start": self.start, "chunks": self.chunks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["batch"] is not None:
+            self.put(
+                Batch(**state["batch"]), state["made"], start=int(state["start"]), chunks=int(state["chunks"])
+            )
+
+
+def with_true(own: SelfMade, true: Batch) -> SelfMade:
+    """The same for a batch in which `true` clips follow the self-made ones."""
+    none = torch.zeros(true.latents.shape[0], own.made.shape[1], dtype=torch.bool, device=own.made.device)
+    return SelfMade(
+        latents=torch.cat((own.latents, true.latents)),
+        made=torch.cat((own.made, none)),
+        before=torch.cat((own.before, none)),
+        trust=own.trust,
+    )

@@ -1,0 +1,303 @@
+"""Distillation: frames made anew as in flight, a judge that keeps the spread, runs that resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoint import read_config, save_module
+from engine.conditioning import condition_clip
+from engine.config import as_record
+from engine.generator import Generator
+from engine.model import WorldModel
+from engine.train.distill import DistillRun, DistillTraining, health
+from engine.train.host import Host
+from engine.train.judge import KNEE, Judge, blended, distance, roughness, single, single_cameras
+from engine.train.long import LongRun, LongTraining, RolloutOptions, stored_world
+from engine.train.loop import Loop, Plan
+from engine.train.losses import hinge_fool, hinge_judge
+from engine.train.rollout import each, fly_on
+from explorer.app import main
+from tests.flights import distance as relative
+from tests.flights import random_model
+from tests.test_rollout import camera, clips, seeded
+from tests.tiny import MODEL, tiny_assets
+
+CPU = Host(device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_assets(tmp_path_factory.mktemp("assets"), scenes=1) / "pocket"
+    model = WorldModel(replace(MODEL, dim=40, depth=2))
+    save_module(folder / "world.safetensors", model, kind="world", config=as_record(model.config))
+    return folder
+
+
+def small(pocket: Path, out: Path) -> dict[str, object]:
+    return dict(
+        out=out,
+        codec=pocket / "codec.safetensors",
+        init=pocket / "world.safetensors",
+        steps=3,
+        batch=2,
+        pool=4,
+        chunks=3,
+        frames=4,
+        begin=(1, 2),
+        flights=2,
+        fly_every=2,
+        fresh_every=0,
+        device="cpu",
+    )
+
+
+class Latents:
+    """Fills the pool with random latents in place of rendered ones, and can be interrupted."""
+
+    interrupt_at = -1
+
+    def fill(self) -> None:
+        self.make_up()  # type: ignore[attr-defined]
+        for x in (self.pool.moving, self.pool.still):  # type: ignore[attr-defined]
+            x.copy_(torch.randn(x.shape, generator=seeded(0)))
+
+    def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+        losses = super().step(step, fraction)  # type: ignore[misc]
+        if step == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses
+
+
+class Long(Latents, LongRun):
+    pass
+
+
+class Distill(Latents, DistillRun):
+    pass
+
+
+def run(
+    kind: type[Long] | type[Distill], options: RolloutOptions, *, interrupt_at: int = -1
+) -> Long | Distill:
+    made = kind(options, CPU)  # type: ignore[arg-type]
+    made.interrupt_at = interrupt_at
+    made.fill()
+    plan = Plan(out=options.out, name=made.name, minutes=1, steps=options.steps)
+    Loop(plan, CPU, made.parts()).run(made.step)
+    return made
+
+
+@pytest.mark.parametrize("kind", [Long, Distill])
+def test_resumed_equals_uninterrupted(kind: type[Long] | type[Distill], pocket: Path, tmp_path: Path) -> None:
+    def options(name: str) -> RolloutOptions:
+        given = small(pocket, tmp_path / name)
+        if kind is Long:
+            return LongTraining(**given, rollout=(1, 2))  # type: ignore[arg-type]
+        return DistillTraining(**given, rollout=2)  # type: ignore[arg-type]
+
+    straight = run(kind, options("a"))
+    with pytest.raises(SystemExit):
+        run(kind, options("b"), interrupt_at=0)  # between two flights
+    resumed = run(kind, options("b"))
+    for name, part in straight.model.state_dict().items():
+        assert torch.equal(part, resumed.model.state_dict()[name]), name
+    for name, part in straight.ema.module.state_dict().items():
+        assert torch.equal(part, resumed.ema.module.state_dict()[name]), name
+    before = stored_world(pocket / "world.safetensors").state_dict()
+    assert any(not torch.equal(before[n], p) for n, p in straight.model.state_dict().items())
+
+
+def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) -> None:
+    """The dense pass with gradient against the chunk loop, for the first of the frames; the others stay the flight."""
+    torch.manual_seed(0)
+    student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in student.model.parameters():
+            p.add_(0.03 * torch.randn_like(p))
+    student.fill()
+    batch = student.pool.draw(2, 4, generator=seeded(0))
+    batch = replace(batch, words=torch.zeros_like(batch.words))
+    made = fly_on(student.model, batch, start=1, chunks=2, generator=seeded(1))
+    student.shelf.put(batch, made, start=1, chunks=2)
+    drawn, own = student.shelf.draw(2, generator=seeded(0), trust=1.0)
+    cond = condition_clip(drawn.poses, drawn.intrinsics, grid=(10, 16), config=student.model.config)
+    x = student.made(drawn, own, [2], cond, seeded(4))
+    noise = seeded(4)
+    student.learner.words(drawn.words, noise)
+    drawn_noise = torch.randn(x.shape, generator=noise)[:, :, 2:3]
+    flyer = Generator(student.model)
+    _, state = flyer.start(own.latents[:, :, 0].float(), text=drawn.words, cond=cond.part(0, 1), seed=0)
+    with torch.inference_mode():
+        _, blocks = student.model(
+            own.latents[:, :, 1:2].float(),
+            timestep=torch.zeros(2, 1),
+            text=state.text,
+            text_mask=None,
+            cond=cond.part(1, 2),
+            past=state.blocks,
+        )
+    state = replace(state, blocks=blocks, frame=2)
+    latents, _ = flyer.step(state, cond=cond.part(2, 3), noise=drawn_noise)
+    assert relative(x[:, :, 2].detach(), latents[:, :, 0]) < 1e-4
+    assert torch.equal(x[:, :, [0, 1, 3]], own.latents[:, :, [0, 1, 3]].float())
+    assert not own.latents.requires_grad
+    x[:, :, [0, 1, 3]].sum().backward(retain_graph=True)
+    grads = [p.grad for p in student.model.parameters() if p.grad is not None]
+    assert all(not g.any() for g in grads)
+    x.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.model.final_layer.linear.parameters())
+
+
+def test_frames_to_make_anew_lie_in_the_flight_and_apart(pocket: Path, tmp_path: Path) -> None:
+    student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
+    student.shelf.start, student.shelf.chunks = 3, 20
+    seen: set[int] = set()
+    for step in range(60):
+        frames = student.anew(step)
+        assert frames == student.anew(step)
+        assert frames[0] >= 3
+        assert frames[-1] < 23
+        assert all(b - a >= 2 for a, b in pairwise(frames))
+        seen.update(frames)
+    assert seen == set(range(3, 23))
+    student.shelf.chunks = 1
+    assert all(student.anew(step) == [3] for step in range(10))
+
+
+def test_the_judge_sees_single_frames_with_their_cameras() -> None:
+    batch, judge = clips(2), Judge(random_model(dtype=torch.float32))
+    cond, frames = camera(batch), [2, 5]
+    x, cameras = single(batch.latents, frames), single_cameras(cond, frames)
+    words, levels = batch.words.repeat_interleave(2, 0), torch.tensor([0.0, 0.1, 0.2, 0.3])
+    scores = judge(x, levels=levels, words=words, cond=cameras)
+    assert scores.shape == (4, 2, 3)
+    lone = judge(
+        batch.latents[1:, :, 2:3],
+        levels=levels[2:3],
+        words=batch.words[1:],
+        cond=single_cameras(camera(each(batch, lambda x: x[1:])), [2]),
+    )
+    assert relative(scores[2:3].detach(), lone.detach()) < 1e-4
+    assert torch.equal(x[3, :, 0], batch.latents[1, :, 5])
+    scores.sum().backward()
+    assert all(p.grad is not None for p in judge.trunk.final_layer.parameters())
+
+
+def test_the_pull_of_the_truth_is_bounded() -> None:
+    true = torch.zeros(2, 4, 1, 1, 1)
+    made = torch.stack([torch.full((4, 1, 1, 1), 0.01), torch.full((4, 1, 1, 1), 50.0)]).requires_grad_()
+    loss = distance(made, true, torch.ones(2, 1, 1, 1))
+    expected = [(e * e + KNEE**2) ** 0.5 - KNEE for e in (0.01, 50.0)]
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(sum(expected) / 2, rel=1e-4)
+    assert made.grad is not None
+    near, far = (float(g.norm()) for g in made.grad)
+    assert far == pytest.approx(0.5 * 0.5, rel=1e-3)  # 1 / (2 cells) of a unit vector over √4 channels
+    assert near == pytest.approx(far * 0.01 / (0.01**2 + KNEE**2) ** 0.5, rel=1e-3)
+
+
+def test_two_gradients_become_one() -> None:
+    pull, push = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.001])
+    assert torch.allclose(blended(pull, push, 0.5), torch.tensor([3.0, 1.5]))
+    assert torch.equal(blended(pull, torch.zeros(2), 0.5), pull)
+
+
+def gaussian_student(share: float) -> tuple[float, float]:
+    """Train x = a + b z on truth ~ N(2, 1) that z says nothing about. Returns mean and spread of x."""
+    torch.manual_seed(0)
+    student = nn.Linear(1, 1)
+    judge = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 1))
+
+    def look(x: Tensor) -> Tensor:
+        score: Tensor = judge(torch.cat((x, x.square() / 4), dim=1))
+        return score
+
+    learn = torch.optim.AdamW(student.parameters(), lr=0.02, betas=(0.5, 0.95), weight_decay=0.0)
+    criticise = torch.optim.AdamW(judge.parameters(), lr=0.04, betas=(0.5, 0.95), weight_decay=0.0)
+    seen = []
+    for i in range(500):
+        made, true = student(torch.randn(256, 1)), 2 + torch.randn(256, 1)
+        criticise.zero_grad()
+        hinge_judge(look(true), look(made.detach())).backward()
+        criticise.step()
+        leaf = made.detach().requires_grad_()
+        (pull,) = torch.autograd.grad(distance(leaf, true, torch.ones(256)), leaf)
+        (push,) = torch.autograd.grad(hinge_fool(look(leaf)), leaf)
+        learn.zero_grad()
+        made.backward(blended(pull, push, share))
+        learn.step()
+        if i >= 300:
+            seen.append((float(student.bias.detach()), float(student.weight.detach().abs())))
+    mean, spread = torch.tensor(seen).mean(0)
+    return float(mean), float(spread)
+
+
+def test_regression_alone_collapses_and_the_judge_keeps_the_spread() -> None:
+    mean, spread = gaussian_student(0.0)
+    assert abs(mean - 2) < 0.2
+    assert spread < 0.15
+    mean, spread = gaussian_student(1.0)
+    assert abs(mean - 2) < 0.1
+    assert 0.8 < spread < 1.2  # the truth's is 1
+
+
+def test_health_is_one_for_the_truth_and_falls_with_blur() -> None:
+    true = torch.randn(8, 3, 1, 10, 16, generator=seeded(0))
+    assert all(float(v) == pytest.approx(1.0) for v in health(true, true).values())
+    flat = true.clone()
+    flat[:, 1] = 0
+    assert float(health(flat, true)["narrowest"]) == 0
+    blurred = nn.functional.avg_pool2d(true[:, :, 0], 3, 1, 1).unsqueeze(2)
+    assert float(health(blurred, true)["roughness"]) < 0.6
+    ramp = torch.arange(16.0).expand(10, 16)
+    assert float(roughness(ramp)) == 0
+
+
+def test_levels_must_fall_from_noise(tmp_path: Path) -> None:
+    for levels in ((), (0.9,), (1.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="levels"):
+            DistillTraining(levels=levels)
+
+
+@pytest.mark.slow  # renders on the CPU
+@pytest.mark.parametrize("stage", ["long", "distill"])
+def test_the_command_trains_exports_and_measures(stage: str, pocket: Path, tmp_path: Path) -> None:
+    length = ["--rollout", "1", "1"] if stage == "long" else ["--rollout", "1", "--levels", "1.0", "0.5"]
+    words = (
+        f"train {stage} --codec {pocket}/codec.safetensors --init {pocket}/world.safetensors --out {tmp_path} "
+        "--steps 1 --batch 2 --pool 1 --chunks 2 --frames 3 --begin 1 1 --flights 2 --fly-every 1 "
+        "--fresh-every 0 --held-out 1 --measure-chunks 1 --device cpu"
+    )
+    assert main([*words.split(), *length]) == 0
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {
+        f"{stage}.pt",
+        f"{stage}.jsonl",
+        "world.safetensors",
+        "world.json",
+        "sheet.png",
+        "flights.png",
+    }
+    levels = [1.0, 0.5] if stage == "distill" else [1.0, 0.6]
+    assert read_config(tmp_path / "world.safetensors", kind="world")["levels"] == levels
+    report = json.loads((tmp_path / "world.json").read_text())
+    assert report["levels"] == levels
+    assert report["chunks"]["1"]["psnr"] > 0
+
+
+def test_weights_that_are_not_there_are_named(
+    pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"train long --codec {pocket}/codec.safetensors --init {tmp_path}/none.safetensors --device cpu"
+    assert main(words.split()) == 2
+    assert "none.safetensors" in capsys.readouterr().err
