@@ -39,7 +39,7 @@ POLISH_NOISE = 0.3  # upper end while the decoder is polished: it must bear a wo
 SHRINK = 5e-4  # weight of the mean square of raw latents
 ADVERSARIAL = 0.03  # weight of the adversary, reached between these shares of the polish:
 RAMP = (0.08, 0.16)
-SLICE = 64  # clips rendered in one go
+SLICE = 192  # clips rendered in one go: players are slow one by one, not together; 6 GB
 BLIND, BLIND_START = (
     0.4,
     0.6,
@@ -325,16 +325,17 @@ def train_codec(
 
 
 def warm(trainee: Trainee) -> None:
-    """One step of both stages' shapes on empty pictures, which leaves compiled code in the compiler's cache."""
+    """One step of each stage's shapes on empty pictures, which leaves compiled code in the compiler's cache."""
     o, device = trainee.options, trainee.host.device
     shape = (o.batch, 1 + o.codec.frames * o.chunks, o.codec.height, o.codec.width)
     truth = torch.zeros(shape, device=device)
     frames = torch.zeros(*shape[:2], 3, *shape[2:], device=device)
+    generator = trainee.host.generator(o.seed, 0)
     raw = trainee.encode(frames, truth)
-    for latents in (raw, raw.detach()):
-        sum(
-            trainee.loss(trainee.decode(latents), frames[:, 1:], truth[:, 1:]), torch.zeros((), device=device)
-        ).backward()
+    for latents in (raw, raw.detach()):  # the decoder of the polish has no encoder to tell
+        out = trainee.decode(latents + NOISE * _gaussian(raw, generator))
+        picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
+        (picture + depth + sky).backward()
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from engine.depth import SCALE, depth_code
 
 GRADIENT = 0.6  # weight of spatial gradients, at full and at half resolution
 TEMPORAL = 0.3  # weight of differences between neighbouring frames
-DEPTH = 0.2  # weight of the logarithm of depth
+DEPTH = (
+    0.08  # weight of the logarithm of depth: a share like that of one colour in the gradient of the output
+)
 SKY = 0.1  # weight of telling sky from things
 
 

@@ -129,7 +129,7 @@ def texture(index: int, *, generator: torch.Generator) -> Tensor:
 def _maps(count: int, frames: int, generator: torch.Generator) -> Tensor:
     """A homography per frame, [count, frames, 3, 3], from the frame's [-1, 1] to centred pixels of the frame's scale.
 
-    Pan, turn, zoom and tilt change evenly over the clip; one clip in five stands still.
+    Pan, turn, zoom and tilt change evenly over the clip; one clip in three stands still.
     """
     device = generator.device
 
@@ -137,7 +137,7 @@ def _maps(count: int, frames: int, generator: torch.Generator) -> Tensor:
         return torch.randn(count, *shape, 1, generator=generator, device=device)
 
     time = torch.linspace(-0.5, 0.5, frames, device=device)
-    moves = (torch.rand(count, 1, generator=generator, device=device) > 0.2).float()
+    moves = (torch.rand(count, 1, generator=generator, device=device) > 1 / 3).float()
     scale = frames / 17 * moves  # the speeds below are per 17 frames, about a second
     turn = 0.15 * normal() + 0.25 * normal() * scale * time
     zoom = torch.exp(0.25 * normal() * scale * time)
