@@ -326,6 +326,7 @@ def train_codec(
 
 def warm(trainee: Trainee) -> None:
     """One step of each stage's shapes on empty pictures, which leaves compiled code in the compiler's cache."""
+    torch.backends.cudnn.benchmark = False  # nobody measures while a GPU is busy with something else
     o, device = trainee.options, trainee.host.device
     shape = (o.batch, 1 + o.codec.frames * o.chunks, o.codec.height, o.codec.width)
     truth = torch.zeros(shape, device=device)
@@ -351,7 +352,7 @@ def _warming(options: CodecTraining, here: Host) -> Iterator[None]:
     child = subprocess.Popen(command, env=alone)
     try:
         yield
-        child.wait(timeout=90)
+        child.wait(timeout=45)
     except subprocess.TimeoutExpired:
         pass
     finally:

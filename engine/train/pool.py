@@ -50,9 +50,7 @@ class LatentPool:
     def add(self, clips: Clips, *, slice_: int = 64) -> None:
         """Encode clips and put them in place of the oldest.
 
-        Chunks carry their true depth; a standing picture does not, as nobody knows it of the picture one starts from.
-
-        clips: frames uint8 [N, P, Y, X, 3], inverse_depth [N, P, Y, X], poses [N, P, 4, 4], intrinsics [N, P, 4], words [N, 8]; P = 1 + 8·chunks.
+        clips: frames uint8 [N, P, Y, X, 3], poses [N, P, 4, 4], intrinsics [N, P, 4], words [N, 8]; P = 1 + 8·chunks.
         """
         for i in range(clips["frames"].shape[0]):
             at = self.filled % self.size
@@ -66,7 +64,10 @@ class LatentPool:
             self.filled += 1
 
     def _encode(self, chunks: Tensor, slice_: int, inverse_depth: Tensor | None = None) -> Tensor:
-        """uint8 [N, 8, Y, X, 3], depth [N, 8, Y, X] → [N, C, h, w] bfloat16."""
+        """uint8 [N, 8, Y, X, 3] → [N, C, h, w] bfloat16.
+
+        inverse_depth: [N, 8, Y, X] of chunks, so that latents tell it. Of the picture one starts from nobody knows it.
+        """
         parts = []
         for at in range(0, len(chunks), slice_):
             x = chunks[at : at + slice_].permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)
