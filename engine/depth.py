@@ -35,6 +35,9 @@ def joint_decode(code: Tensor) -> Tensor:
 
 
 def depth_planes(inverse_depth: Tensor) -> Tensor:
-    """What the encoder is told of depth: [..., Y, X] → [..., 2, Y, X], the code and 1 thing, -1 sky, 0 unknown."""
-    thing, known = inverse_depth > 0, inverse_depth >= 0
-    return torch.stack((depth_code(inverse_depth), thing.float() * 2 - known.float()), dim=-3)
+    """What the encoder is told of depth: [..., Y, X] → [..., 2, Y, X], as strong as colours are.
+
+    The code of things stretched to [-2, 2], else 0; and 1 thing, -1 sky, 0 unknown.
+    """
+    thing, known = (inverse_depth > 0).float(), (inverse_depth >= 0).float()
+    return torch.stack(((4 * depth_code(inverse_depth) - 2) * thing, thing * 2 - known), dim=-3)

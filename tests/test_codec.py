@@ -145,8 +145,8 @@ def test_the_encoder_is_told_things_sky_and_what_nobody_knows() -> None:
     planes = depth_planes(torch.tensor([[[0.1, 0.0, UNKNOWN]]]))
     assert planes.shape == (1, 2, 1, 3)
     assert planes[0, 1, 0].tolist() == [1, -1, 0]
-    code = math.log(400 * 0.1) / math.log(1600)
-    assert planes[0, 0, 0].tolist() == pytest.approx([code, 0, 0])
+    stretched = 4 * math.log(400 * 0.1) / math.log(1600) - 2
+    assert planes[0, 0, 0].tolist() == pytest.approx([stretched, 0, 0])
 
 
 @torch.inference_mode()
