@@ -1,12 +1,11 @@
 """The causal streaming codec of `pocket`: 8 pixel frames ↔ one latent frame, with inverse depth on the way back.
 
-An encoder chunk stands alone. The decoder's whole streaming state is the previous latent, so any two neighbours
+An encoder chunk stands alone; it takes depth along where somebody knows it. The decoder's whole streaming state is the previous latent, so any two neighbours
 of a latent sequence decode to their 8 frames. A picture becomes a latent by standing still for 8 frames.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -15,22 +14,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import build_stored, load_module
 from engine.config import CodecConfig
-
-KNEE = 50.0  # metres: nearer than this the depth code is logarithmic in distance, farther it is linear in 1/m
-NEAREST = 0.25  # metres: code 1
-SKY_CODE = 0.02  # codes below are sky; what lies beyond 445 m is sky too
-_FULL = math.log1p(KNEE / NEAREST)
-
-
-def depth_code(inverse_depth: Tensor) -> Tensor:
-    """Inverse depth in 1/m ≥ 0 → code in [0, 1]: log(1 + 50 d) / log(201). Sky (0) is 0, 0.25 m and nearer is 1."""
-    return (torch.log1p(inverse_depth.clamp(min=0) * KNEE) / _FULL).clamp(max=1)
-
-
-def depth_decode(code: Tensor) -> Tensor:
-    """Code → inverse depth in 1/m, the inverse of `depth_code`; codes below SKY_CODE are exactly 0."""
-    d = torch.expm1(code.clamp(0, 1) * _FULL) / KNEE
-    return d.masked_fill(code < SKY_CODE, 0)
+from engine.depth import UNKNOWN, depth_decode, depth_planes, joint_decode
 
 
 class ChannelNorm(nn.Module):
@@ -76,12 +60,21 @@ def _unstack(x: Tensor, frames: int) -> Tensor:
     return x.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
+def chunks_of(clip: Tensor, frames: int) -> Tensor:
+    """[B, 1 + 8n, ...] → [B, 1 + n, 8, ...]: frame 0 standing still for a chunk, then the chunks after it."""
+    if clip.shape[1] % frames != 1:
+        raise ValueError(f"a clip of {clip.shape[1]} frames is not 1 + {frames}·n frames long")
+    still = clip[:, :1].unsqueeze(2).expand(-1, -1, frames, *[-1] * (clip.ndim - 2))
+    return torch.cat((still, clip[:, 1:].unflatten(1, (-1, frames))), dim=1)
+
+
 class Encoder(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         w4, w8, w16 = config.encoder_widths
         self.frames = config.frames
-        self.stem = nn.Conv2d(3 * 16, w4, 3, padding=1)
+        self.takes_depth = config.sky
+        self.stem = nn.Conv2d((5 if config.sky else 3) * 16, w4, 3, padding=1)
         self.frame = _trunk(w4, 2, norm=False)
         self.down8 = nn.Conv2d(config.frames * w4, w8, 3, stride=2, padding=1)
         self.mid = _trunk(w8, 3)
@@ -90,8 +83,10 @@ class Encoder(nn.Module):
         self.norm = ChannelNorm(w16)
         self.head = nn.Conv2d(w16, config.latent_channels, 1)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames: [B, 8, 3, Y, X] in [-1, 1] → raw latent [B, C, h, w]."""
+    def forward(self, frames: Tensor, inverse_depth: Tensor) -> Tensor:
+        """frames: [B, 8, 3, Y, X] in [-1, 1]; inverse_depth: [B, 8, Y, X], UNKNOWN where so → raw latent [B, C, h, w]."""
+        if self.takes_depth:
+            frames = torch.cat((frames, depth_planes(inverse_depth).to(frames.dtype)), dim=2)
         x = F.pixel_unshuffle(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last), 4)
         x = self.frame(self.stem(x))
         x = self.mid(self.down8(_stack(x, self.frames)))
@@ -114,10 +109,10 @@ class Decoder(nn.Module):
         self.frame = _trunk(w4, 3, norm=False)
         self.up2 = nn.Conv2d(w4, 4 * w2, 3, padding=1)
         self.fine = _trunk(w2, 2, norm=False)
-        self.head = nn.Conv2d(w2, 4 * 4, 3, padding=1)
+        self.head = nn.Conv2d(w2, (5 if config.sky else 4) * 4, 3, padding=1)
 
     def forward(self, previous: Tensor, latent: Tensor) -> Tensor:
-        """Two neighbouring raw latents [B, C, h, w] → the 8 frames of the second: RGB and depth code [B, 8, 4, Y, X]."""
+        """Two neighbouring raw latents [B, C, h, w] → the 8 frames of the second [B, 8, 5, Y, X]: RGB, depth code, sky logit."""
         x = self.low(self.stem(torch.cat((previous, latent), dim=1)))
         x = self.mid(F.pixel_shuffle(self.up8(x), 2))
         x = F.pixel_shuffle(self.up4(x), 2)
@@ -148,35 +143,47 @@ class Codec(nn.Module):
         if y % self.config.stride or x % self.config.stride:
             raise ValueError(f"a picture of {x}x{y} does not split into cells of {self.config.stride} pixels")
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """frames: [B, 8, 3, Y, X] in [-1, 1] → normalised latent [B, C, h, w]."""
+    def encode(self, frames: Tensor, inverse_depth: Tensor | None = None) -> Tensor:
+        """frames: [B, 8, 3, Y, X] in [-1, 1] → normalised latent [B, C, h, w].
+
+        inverse_depth: [B, 8, Y, X] in 1/m where it is known, sky 0, below 0 unknown. A latent carries the depth it was
+        given; without, it carries a guess from pictures alone, whose scale nobody can see.
+        """
         self._check(frames)
         if frames.shape[1] != self.config.frames:
             raise ValueError(
                 f"{frames.shape[1]} frames in a chunk: one latent stands for {self.config.frames}"
             )
-        raw = self.encoder(frames)
+        if inverse_depth is None:
+            inverse_depth = frames.new_full((*frames.shape[:2], *frames.shape[-2:]), UNKNOWN)
+        raw = self.encoder(frames, inverse_depth)
         return (raw - self.mean.to(raw.dtype).view(-1, 1, 1)) / self.std.to(raw.dtype).view(-1, 1, 1)
 
-    def encode_picture(self, frame: Tensor) -> Tensor:
-        """The static latent of a picture [B, 3, Y, X]: the picture standing still for one chunk."""
-        return self.encode(frame.unsqueeze(1).expand(-1, self.config.frames, -1, -1, -1))
-
-    def encode_clip(self, frames: Tensor) -> Tensor:
-        """[B, 1 + 8n, 3, Y, X] → [B, 1 + n, C, h, w]: the static latent of frame 0, then one latent per chunk."""
+    def encode_picture(self, frame: Tensor, inverse_depth: Tensor | None = None) -> Tensor:
+        """The static latent of a picture [B, 3, Y, X], with depth [B, Y, X]: the picture standing still for one chunk."""
         n = self.config.frames
-        if frames.shape[1] % n != 1:
-            raise ValueError(f"a clip of {frames.shape[1]} frames is not 1 + {n}·n frames long")
-        chunks = frames[:, 1:].unflatten(1, (-1, n))
-        still = frames[:, :1].unsqueeze(2).expand(-1, -1, n, -1, -1, -1)
-        every = torch.cat((still, chunks), dim=1)
-        return self.encode(every.flatten(0, 1)).unflatten(0, every.shape[:2])
+        still = inverse_depth if inverse_depth is None else inverse_depth[:, None].expand(-1, n, -1, -1)
+        return self.encode(frame.unsqueeze(1).expand(-1, n, -1, -1, -1), still)
+
+    def encode_clip(self, frames: Tensor, inverse_depth: Tensor | None = None) -> Tensor:
+        """[B, 1 + 8n, 3, Y, X] → [B, 1 + n, C, h, w]: the static latent of frame 0, then one latent per chunk.
+
+        inverse_depth: [B, 1 + 8n, Y, X], as `encode` takes it.
+        """
+        n = self.config.frames
+        every = chunks_of(frames, n)
+        depth = inverse_depth if inverse_depth is None else chunks_of(inverse_depth, n).flatten(0, 1)
+        return self.encode(every.flatten(0, 1), depth).unflatten(0, every.shape[:2])
 
     def decode(self, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised latents [B, C, h, w] → RGB [B, 8, 3, Y, X] in [-1, 1], inverse depth [B, 8, Y, X] in 1/m (sky 0)."""
         std, mean = self.std.to(latent.dtype).view(-1, 1, 1), self.mean.to(latent.dtype).view(-1, 1, 1)
         out = self.decoder(previous * std + mean, latent * std + mean)
-        return out[:, :, :3].clamp(-1, 1), depth_decode(out[:, :, 3].float())
+        code = out[:, :, 3:].float()
+        inverse_depth = (
+            depth_decode(code[:, :, 0], code[:, :, 1]) if self.config.sky else joint_decode(code[:, :, 0])
+        )
+        return out[:, :, :3].clamp(-1, 1), inverse_depth
 
     def decode_clip(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 1 + n, C, h, w] → RGB [B, 8n, 3, Y, X] and inverse depth [B, 8n, Y, X]; latent 0 itself emits nothing."""

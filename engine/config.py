@@ -122,7 +122,10 @@ class CodecConfig:
     stride: int = 16  # pixels per latent cell
     latent_channels: int = 32
     encoder_widths: tuple[int, int, int] = (64, 128, 256)  # at 1/4, 1/8, 1/16 of the size
-    decoder_widths: tuple[int, int, int, int] = (320, 192, 64, 32)  # at 1/16, 1/8, 1/4, 1/2 of the size
+    decoder_widths: tuple[int, int, int, int] = (304, 192, 64, 48)  # at 1/16, 1/8, 1/4, 1/2 of the size
+    sky: bool = (
+        False  # depth in and out with a sky of its own; False: out only, in one joint code (first weights)
+    )
 
     def __post_init__(self) -> None:
         if self.width % self.stride or self.height % self.stride:
@@ -134,7 +137,7 @@ class CodecConfig:
         return self.height // self.stride, self.width // self.stride
 
 
-POCKET_CODEC = CodecConfig()
+POCKET_CODEC = CodecConfig(sky=True)
 FPS = 16  # of both worlds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,27 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint import save_module
-from engine.codec import KNEE, NEAREST, SKY_CODE, Codec, depth_code, depth_decode, load_codec
+from engine.codec import Codec, load_codec
 from engine.config import POCKET_CODEC, CodecConfig
+from engine.depth import (
+    FARTHEST,
+    KNEE,
+    NEAREST,
+    SKY_CODE,
+    UNKNOWN,
+    depth_code,
+    depth_decode,
+    depth_planes,
+    joint_decode,
+)
 
 TINY = CodecConfig(
-    width=48, height=32, latent_channels=4, encoder_widths=(8, 8, 16), decoder_widths=(16, 16, 8, 8)
+    width=48,
+    height=32,
+    latent_channels=4,
+    encoder_widths=(8, 8, 16),
+    decoder_widths=(16, 16, 8, 8),
+    sky=True,
 )
 
 
@@ -74,7 +90,7 @@ def test_a_picture_is_a_chunk_that_stands_still() -> None:
 @torch.inference_mode()
 def test_normalisation_is_affine_per_channel() -> None:
     codec, clip = _codec(), _clip(8)
-    raw = codec.encoder(clip)
+    raw = codec.encoder(clip, torch.full((2, 8, 32, 48), UNKNOWN))
     expected = (raw - codec.mean[:, None, None]) / codec.std[:, None, None]
     torch.testing.assert_close(codec.encode(clip), expected)
 
@@ -91,19 +107,59 @@ def test_bfloat16_stays_close_and_keeps_its_type() -> None:
 
 
 def test_depth_code_closed_form() -> None:
-    full = math.log(1 + KNEE / NEAREST)
     metres = torch.tensor([0.25, 1.0, 10.0, 50.0, 400.0], dtype=torch.float64)
     code = depth_code(1 / metres)
-    expected = torch.tensor([math.log(1 + KNEE / m) / full for m in metres.tolist()], dtype=torch.float64)
+    expected = torch.tensor(
+        [math.log(400 / m) / math.log(1600) for m in metres.tolist()], dtype=torch.float64
+    )
     torch.testing.assert_close(code, expected, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(depth_decode(code), 1 / metres, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(depth_decode(code, -torch.ones(5)), 1 / metres, atol=1e-12, rtol=1e-12)
 
 
 def test_depth_code_at_its_ends() -> None:
-    assert depth_code(torch.zeros(1)).item() == 0
+    assert depth_code(torch.tensor([0.0, UNKNOWN, 1e-5])).eq(0).all()
     assert depth_code(torch.tensor([100.0])).item() == 1
-    assert depth_decode(torch.tensor([0.0, SKY_CODE * 0.99, -0.3])).eq(0).all()
-    assert depth_decode(torch.tensor([1.7])).item() == pytest.approx(1 / NEAREST, rel=1e-6)
+    assert depth_decode(torch.tensor([0.5, 1.0]), torch.tensor([0.1, 9.0])).eq(0).all()
+    ends = depth_decode(torch.tensor([-0.3, 1.7]), torch.tensor([-0.1, -9.0]))
+    torch.testing.assert_close(ends, torch.tensor([1 / FARTHEST, 1 / NEAREST]))
+
+
+def test_the_joint_code_of_the_first_weights() -> None:
+    metres = torch.tensor([0.25, 1.0, 10.0, 400.0], dtype=torch.float64)
+    code = torch.log(1 + KNEE / metres) / math.log(1 + KNEE / NEAREST)
+    torch.testing.assert_close(joint_decode(code), 1 / metres, atol=1e-12, rtol=1e-12)
+    assert joint_decode(torch.tensor([0.0, SKY_CODE * 0.99, -0.3])).eq(0).all()
+
+
+@torch.inference_mode()
+def test_the_first_weights_have_no_sky_of_their_own() -> None:
+    codec, clip = Codec(replace(TINY, sky=False)).eval(), _clip(8)
+    latent = codec.encode(clip)
+    assert torch.equal(codec.encode(clip, torch.ones(2, 8, 32, 48)), latent)
+    rgb, inverse_depth = codec.decode(latent, latent)
+    assert rgb.shape == (2, 8, 3, 32, 48)
+    assert inverse_depth.shape == (2, 8, 32, 48)
+
+
+def test_the_encoder_is_told_things_sky_and_what_nobody_knows() -> None:
+    planes = depth_planes(torch.tensor([[[0.1, 0.0, UNKNOWN]]]))
+    assert planes.shape == (1, 2, 1, 3)
+    assert planes[0, 1, 0].tolist() == [1, -1, 0]
+    stretched = 4 * math.log(400 * 0.1) / math.log(1600) - 2
+    assert planes[0, 0, 0].tolist() == pytest.approx([stretched, 0, 0])
+
+
+@torch.inference_mode()
+def test_depth_told_reaches_the_latent_and_silence_is_unknown() -> None:
+    codec, clip = _codec(), _clip(17)
+    depth = torch.rand(2, 17, 32, 48)
+    silent = codec.encode_clip(clip)
+    assert torch.equal(codec.encode_clip(clip, torch.full_like(depth, UNKNOWN)), silent)
+    heard = codec.encode_clip(clip, depth)
+    assert not torch.equal(heard, silent)
+    torch.testing.assert_close(
+        codec.encode_picture(clip[:, 0], depth[:, 0]), heard[:, 0], atol=1e-6, rtol=1e-6
+    )
 
 
 def test_wrong_sizes_are_named() -> None:

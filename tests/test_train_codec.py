@@ -11,15 +11,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.codec import KNEE, NEAREST, Codec, load_codec
+from engine.codec import Codec, load_codec
 from engine.config import CodecConfig
+from engine.depth import FARTHEST, NEAREST, UNKNOWN
 from engine.train.adversary import Adversary
-from engine.train.codec import Clips, CodecTraining, cut, train_codec
+from engine.train.codec import Clips, CodecTraining, Trainee, cut, told, train_codec, warm
 from engine.train.codec_report import evaluate_codec, to_float
-from engine.train.losses import DEPTH, GRADIENT, TEMPORAL, hinge_fool, hinge_judge, reconstruction_loss
+from engine.train.host import Host
+from engine.train.losses import (
+    DEPTH,
+    GRADIENT,
+    SKY,
+    TEMPORAL,
+    hinge_fool,
+    hinge_judge,
+    reconstruction_loss,
+)
 
 TINY = CodecConfig(
-    width=32, height=32, latent_channels=8, encoder_widths=(16, 16, 32), decoder_widths=(32, 32, 16, 16)
+    width=32,
+    height=32,
+    latent_channels=8,
+    encoder_widths=(16, 16, 32),
+    decoder_widths=(32, 32, 16, 16),
+    sky=True,
 )
 
 
@@ -32,6 +47,7 @@ def _options(out: Path, **changes: object) -> CodecTraining:
         clip_frames=25,
         held_out=2,
         batch=2,
+        pictures=0.0,
         device="cpu",
         codec=TINY,
     )
@@ -76,9 +92,9 @@ def test_training_end_to_end(tmp_path: Path) -> None:
 def test_reconstruction_learns(tmp_path: Path) -> None:
     clips = _clips(3, 0)
     before = evaluate_codec(Codec(TINY).eval(), clips)["psnr"]
-    options = _options(tmp_path, steps=60, polish_steps=0, polish_minutes=0.0)
+    options = _options(tmp_path, steps=40, polish_steps=0, polish_minutes=0.0)
     after = train_codec(options, clips=clips, held_out=clips)["reconstruction"]["psnr"]
-    # random weights draw nothing; 60 steps must beat the mean colour of the clips
+    # random weights draw nothing; 40 steps must beat the mean colour of the clips
     frames = to_float(clips["frames"])
     flat = frames.mean(dim=(1, 3, 4), keepdim=True)
     mean_colour = -10 * math.log10(((frames - flat) / 2).square().mean())
@@ -108,32 +124,90 @@ def test_polish_leaves_the_encoder_alone(tmp_path: Path) -> None:
 
 def test_cut_takes_stretches_that_belong_together() -> None:
     clips = _clips(3, 0)
-    frames, code = cut(clips, batch=5, frames=17, generator=torch.Generator().manual_seed(1))
+    frames, depth = cut(clips, batch=5, frames=17, generator=torch.Generator().manual_seed(1))
     assert frames.shape == (5, 17, 3, 32, 32)
     truth = to_float(clips["frames"])
     starts = [(n, s) for n in range(3) for s in range(25 - 17 + 1)]
     for taken in frames:
         assert any(torch.equal(taken, truth[n, s : s + 17]) for n, s in starts)
-    d = clips["inverse_depth"][0, 0].double()
-    expected = (torch.log(1 + KNEE * d) / math.log(1 + KNEE / NEAREST)).float()
-    torch.testing.assert_close(code[0, 0], expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(depth[0, 0], clips["inverse_depth"][0, 0].float())
 
 
-def _loop_loss(out: Tensor, frames: Tensor, code: Tensor) -> tuple[float, float]:
-    """The oracle of the loss: the recipe's formula in fp64, differences written out."""
+def test_some_clips_are_told_their_depth_and_some_not_even_of_the_first_picture() -> None:
+    depth = torch.rand(400, 5, 2, 2)
+    heard = told(depth, torch.Generator().manual_seed(0))
+    known = heard != UNKNOWN
+    assert torch.equal(heard[known], depth[known])
+    later, first = known[:, 1:].all(dim=(1, 2, 3)), known[:, 0].all(dim=(1, 2))
+    assert torch.equal(later, known[:, 1:].any(dim=(1, 2, 3)))
+    assert not (first & ~later).any()
+    for share, expected in ((later, 0.6), (first, 0.4)):  # four standard deviations of a fair draw
+        assert float(share.float().mean()) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 400))
+
+
+def test_pictures_take_their_share_of_a_batch_and_have_no_depth(tmp_path: Path) -> None:
+    options = _options(tmp_path, batch=4, pictures=0.25)
+    bank = torch.randint(256, (3, 3, 48, 64), dtype=torch.uint8)
+    trainee = Trainee(Codec(TINY), options, Host(device=torch.device("cpu")), bank)
+    frames, depth = trainee.batch(_clips(3, 0), torch.Generator().manual_seed(0))
+    assert frames.shape == (4, 17, 3, 32, 32)
+    assert depth.shape == (4, 17, 32, 32)
+    assert depth[:3].min() >= 0
+    assert depth[3].eq(UNKNOWN).all()
+
+
+def test_training_over_pictures_and_photographs(tmp_path: Path) -> None:
+    options = _options(tmp_path, steps=2, polish_steps=1, pictures=0.5, textures=2)
+    pictures = torch.randint(256, (2, 3, 48, 64), dtype=torch.uint8)
+    report = train_codec(options, clips=_clips(3, 0), held_out=_clips(2, 9), pictures=pictures)
+    assert all(math.isfinite(v) for v in report["shipped"].values())
+
+
+def test_warming_leaves_the_weights_alone(tmp_path: Path) -> None:
+    codec = Codec(TINY)
+    before = {name: t.clone() for name, t in codec.state_dict().items()}
+    warm(Trainee(codec, _options(tmp_path), Host(device=torch.device("cpu"))))
+    assert all(torch.equal(t, before[name]) for name, t in codec.state_dict().items())
+
+
+def _loop_loss(out: Tensor, frames: Tensor, inverse: Tensor) -> tuple[float, float, float]:
+    """The oracle of the loss in fp64, differences written out, depth pixel by pixel."""
     slope = lambda e: (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-    e, d = out[:, :, :3].double() - frames, out[:, :, 3].double() - code
+    e = out[:, :, :3].double() - frames
     half = (e[..., ::2, ::2] + e[..., 1::2, ::2] + e[..., ::2, 1::2] + e[..., 1::2, 1::2]) / 4
     temporal = (e[:, 1:] - e[:, :-1]).abs().mean()
     picture = e.abs().mean() + GRADIENT * (slope(e) + slope(half)) + TEMPORAL * temporal
-    return float(picture), float(DEPTH * (d.abs().mean() + GRADIENT * slope(d)))
+    total = cross = 0.0
+    things = known = 0
+    for code, logit, truth in zip(
+        out[:, :, 3].flatten(0, 1), out[:, :, 4].flatten(0, 1), inverse.flatten(0, 1), strict=True
+    ):
+        error: dict[tuple[int, int], float] = {}
+        for y in range(truth.shape[0]):
+            for x in range(truth.shape[1]):
+                d, p = float(truth[y, x]), 1 / (1 + math.exp(-float(logit[y, x])))
+                known += d >= 0
+                cross -= math.log(p) if d == 0 else math.log(1 - p) if d > 0 else 0.0
+                if d > 0:  # ln(decoded / true), the code reaching from 400 m to 0.25 m
+                    told = float(code[y, x]) * math.log(FARTHEST / NEAREST) - math.log(FARTHEST)
+                    error[y, x] = told - math.log(d)
+        things += len(error)
+        for (y, x), value in error.items():
+            total += abs(value)
+            total += sum(GRADIENT * abs(value - error[n]) for n in ((y, x + 1), (y + 1, x)) if n in error)
+    return float(picture), DEPTH * total / things, SKY * cross / known
 
 
 def test_losses_against_their_formulas() -> None:
     torch.manual_seed(0)
-    out, frames, code = torch.randn(2, 4, 4, 6, 8), torch.randn(2, 4, 3, 6, 8), torch.rand(2, 4, 6, 8)
-    got = [float(v) for v in reconstruction_loss(out, frames, code)]
-    assert got == pytest.approx(_loop_loss(out, frames, code), rel=1e-5)
+    out, frames = torch.randn(2, 4, 5, 6, 8), torch.randn(2, 4, 3, 6, 8)
+    inverse = torch.rand(2, 4, 6, 8) + 0.01
+    inverse[torch.rand(inverse.shape) < 0.2] = 0
+    inverse[torch.rand(inverse.shape) < 0.2] = UNKNOWN
+    got = [float(v) for v in reconstruction_loss(out, frames, inverse)]
+    assert got == pytest.approx(_loop_loss(out, frames, inverse), rel=1e-5)
+    nobody = torch.full_like(inverse, UNKNOWN)
+    assert [float(v) for v in reconstruction_loss(out, frames, nobody)[1:]] == [0, 0]
     assert float(hinge_judge(torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0]))) == pytest.approx(
         0.25 + 0.5
     )
@@ -149,3 +223,7 @@ def test_impossible_options_are_named(tmp_path: Path) -> None:
         _options(tmp_path, clip_frames=9)
     with pytest.raises(ValueError, match="batch=0"):
         _options(tmp_path, batch=0)
+    with pytest.raises(ValueError, match=r"pictures=1\.0"):
+        _options(tmp_path, pictures=1.0)
+    with pytest.raises(ValueError, match="no longer trained"):
+        _options(tmp_path, codec=replace(TINY, sky=False))

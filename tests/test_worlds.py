@@ -195,6 +195,34 @@ def test_some_clips_come_back(flights: tuple) -> None:
     assert ((away[:, -1] < 0.05) & (away.max(-1).values > 2.0)).any()
 
 
+def test_players_look_far_up_and_down_but_mostly_ahead(flights: tuple) -> None:
+    pitch = torch.asin(-flights[1][:, :, 1, 2].clamp(-1, 1)).rad2deg().abs()
+    assert pitch.max() > 25
+    assert (pitch > 40).float().mean() < 0.05
+    assert pitch.mean() < 12
+
+
+def test_nothing_stands_in_a_street_and_it_is_paved(renderer: Renderer) -> None:
+    params = make_params(5, biome="city", time="day", weather="clear")
+    every, grid = (int(params[LAYOUT[name]][0]) for name in ("STREET", "GRID"))
+    assert grid % every == 0
+    city = renderer.bake(params[None])
+    kinds = city.cells.view(64, 64, 12)[:grid, :grid, 0]
+    assert kinds[::every].eq(0).all()
+    assert kinds[:, ::every].eq(0).all()
+    assert kinds.gt(0).float().mean() > 0.15
+    side, one = PERIOD / grid, torch.zeros(1, dtype=torch.int64)
+    x, z = 0.5 * side + 2.0, 1.5 * side  # in a lane of a street along z
+    gap = renderer.clearance(city, index=one, points=torch.tensor([[x, -50.0, z]]))
+    pose = torch.eye(4)[None]
+    pose[0, :3, :3] = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])  # looks straight down
+    pose[0, :3, 3] = torch.tensor([x, float(gap[0, 0]) - 50.0 - 1.0, z])
+    k = torch.tensor([[32.0, 32.0, 8.0, 8.0]])
+    rgb, _ = renderer.render(city, index=one, poses=pose, intrinsics=k, width=16, height=16, samples=1)
+    assert rgb.float().mean() < 120  # asphalt, not earth
+    assert rgb.float().std(dim=(0, 1, 2)).max() < 12
+
+
 def test_clips_for_training(renderer: Renderer) -> None:
     batch = clip(renderer, HELD_OUT[:1], 2, per_world=2, width=W, height=H, samples=1)
     assert batch["frames"].shape == (2, 2, H, W, 3)

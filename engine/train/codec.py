@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,21 +23,27 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.checkpoint import save_module
-from engine.codec import Codec, depth_code, load_codec
+from engine.codec import Codec, chunks_of, load_codec
 from engine.config import POCKET_CODEC, CodecConfig
+from engine.depth import UNKNOWN
 from engine.train.adversary import Adversary
 from engine.train.codec_report import codec_sheet, evaluate_codec, to_float
 from engine.train.host import Host, host
 from engine.train.loop import Loop, Plan, Stateful
 from engine.train.losses import hinge_fool, hinge_judge, reconstruction_loss
 from engine.train.optim import Ema, OptimConfig, Optimiser
+from engine.train.pictures import bank, fly_over, held_out_photographs
 
 NOISE = 0.15  # on raw latents while the encoder learns
 POLISH_NOISE = 0.3  # upper end while the decoder is polished: it must bear a world model's errors
 SHRINK = 5e-4  # weight of the mean square of raw latents
 ADVERSARIAL = 0.03  # weight of the adversary, reached between these shares of the polish:
 RAMP = (0.08, 0.16)
-SLICE = 64  # clips rendered in one go
+SLICE = 192  # clips rendered in one go: players are slow one by one, not together; 6 GB
+BLIND, BLIND_START = (
+    0.4,
+    0.6,
+)  # shares of clips told no depth at all; and up to here none of their first picture
 RECONSTRUCT = OptimConfig(muon=0.02, adam=1e-3, momentum=0.9, warmup=0.02, decay=0.6)
 POLISH = OptimConfig(adam=1.5e-4, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
 CRITIC = replace(POLISH, adam=3e-4)
@@ -63,6 +71,10 @@ class CodecTraining:
     """clips to measure on, never trained on"""
     batch: int = 24
     """clips per step and process"""
+    pictures: float = 0.125
+    """share of a batch that flies over photographs and textures instead of worlds; their depth is unknown"""
+    textures: int = 96
+    """procedural textures drawn beside the photographs of the extra `train`"""
     chunks: int = 2
     """chunks cut from a clip per step, after its first frame"""
     seed: int = 0
@@ -71,6 +83,8 @@ class CodecTraining:
     """where to train"""
     compile: bool = True
     """compile encoder, decoder and loss on a GPU"""
+    warm_only: bool = False
+    """fill the compiler's cache and leave: the command itself does so in a second process while worlds are rendered"""
     codec: CodecConfig = POCKET_CODEC
     """sizes of the codec"""
 
@@ -83,25 +97,44 @@ class CodecTraining:
         for name in ("clips", "held_out", "batch", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.pictures < 1:
+            raise ValueError(f"pictures={self.pictures} is a share of the batch: 0 or more, below 1")
+        if not self.codec.sky:
+            raise ValueError("codec.sky=False is the form of the first weights, which is no longer trained")
+
+    @property
+    def over_pictures(self) -> int:
+        """Clips per batch that fly over pictures."""
+        return min(round(self.batch * self.pictures), self.batch - 1)
 
 
 Clips = Mapping[str, Tensor]  # frames uint8 [N, P, Y, X, 3], inverse_depth fp16 [N, P, Y, X] in 1/m
 
 
 def cut(clips: Clips, *, batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random stretches of random clips: pictures fp32 [B, P, 3, Y, X] in [-1, 1], depth codes fp32 [B, P, Y, X]."""
+    """Random stretches of random clips: pictures fp32 [B, P, 3, Y, X] in [-1, 1], inverse depth fp32 [B, P, Y, X]."""
     count, length = clips["frames"].shape[:2]
     draw = partial(torch.randint, size=(batch, 1), generator=generator, device=generator.device)
     clip, first = draw(high=count), draw(high=length - frames + 1)
     time = first + torch.arange(frames, device=first.device)
-    return to_float(clips["frames"][clip, time]), depth_code(clips["inverse_depth"][clip, time].float())
+    return to_float(clips["frames"][clip, time]), clips["inverse_depth"][clip, time].float()
+
+
+def told(inverse_depth: Tensor, generator: torch.Generator) -> Tensor:
+    """What the encoder learns of depth [B, P, Y, X]: nothing in some clips, all but the first picture in others, or all."""
+    draw = torch.rand(len(inverse_depth), 1, 1, 1, generator=generator, device=inverse_depth.device)
+    first = torch.arange(inverse_depth.shape[1], device=inverse_depth.device).view(-1, 1, 1) == 0
+    return inverse_depth.masked_fill((draw < BLIND) | (first & (draw < BLIND_START)), UNKNOWN)
 
 
 class Trainee:
     """The codec being trained with its compiled parts: compiled once, for the shapes of both stages."""
 
-    def __init__(self, codec: Codec, options: CodecTraining, host: Host) -> None:
+    def __init__(
+        self, codec: Codec, options: CodecTraining, host: Host, pictures: Tensor | None = None
+    ) -> None:
         self.codec, self.options, self.host = codec, options, host
+        self.pictures = pictures  # uint8 [K, 3, Y', X'], larger than a frame
         shrink: Callable[[Any], Any] = (
             (lambda f: torch.compile(f, dynamic=False))
             if options.compile and host.device.type == "cuda"
@@ -115,19 +148,28 @@ class Trainee:
         return torch.autocast(self.host.device.type, torch.bfloat16, enabled=self.host.device.type == "cuda")
 
     def batch(self, clips: Clips, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        o = self.options
-        return cut(clips, batch=o.batch, frames=1 + o.codec.frames * o.chunks, generator=generator)
+        """Pictures [B, P, 3, Y, X] and inverse depth [B, P, Y, X] of worlds, and of flights over pictures behind them."""
+        o, c = self.options, self.options.codec
+        count = o.over_pictures if self.pictures is not None and len(self.pictures) else 0
+        length = 1 + c.frames * o.chunks
+        frames, depth = cut(clips, batch=o.batch - count, frames=length, generator=generator)
+        if not count or self.pictures is None:
+            return frames, depth
+        flown = fly_over(
+            self.pictures, count=count, frames=length, height=c.height, width=c.width, generator=generator
+        )
+        unknown = depth.new_full((count, *depth.shape[1:]), UNKNOWN)
+        return torch.cat((frames, flown)), torch.cat((depth, unknown))
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """[B, 1 + 8n, 3, Y, X] → raw latents [B, 1 + n, C, h, w], the first of them static."""
+    def encode(self, frames: Tensor, inverse_depth: Tensor) -> Tensor:
+        """[B, 1 + 8n, 3, Y, X] and the depth told, [B, 1 + 8n, Y, X] → raw latents [B, 1 + n, C, h, w], the first static."""
         n = self.options.codec.frames
-        still = frames[:, :1].expand(-1, n, -1, -1, -1)[:, None]
-        chunks = torch.cat((still, frames[:, 1:].unflatten(1, (-1, n))), dim=1)
+        chunks, depth = chunks_of(frames, n), chunks_of(inverse_depth, n)
         with self.half():
-            return self.encoder(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2])
+            return self.encoder(chunks.flatten(0, 1), depth.flatten(0, 1)).unflatten(0, chunks.shape[:2])
 
     def decode(self, raw: Tensor) -> Tensor:
-        """Raw latents [B, 1 + n, C, h, w] → pictures and depth codes [B, 8n, 4, Y, X]."""
+        """Raw latents [B, 1 + n, C, h, w] → pictures, depth codes and sky logits [B, 8n, 5, Y, X]."""
         with self.half():
             out = self.decoder(raw[:, :-1].flatten(0, 1), raw[:, 1:].flatten(0, 1))
         return out.unflatten(0, (raw.shape[0], -1)).flatten(1, 2)
@@ -138,7 +180,7 @@ class Trainee:
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             meta = Codec(o.codec)
             picture = torch.zeros(1, o.codec.frames, 3, o.codec.height, o.codec.width)
-            meta.encoder(picture)
+            meta.encoder(picture, picture[:, :, 0])
             encode = counter.get_total_flops()
             meta.decoder(*[torch.zeros(1, o.codec.latent_channels, *o.codec.grid)] * 2)
             decode = counter.get_total_flops() - encode
@@ -164,15 +206,15 @@ def reconstruct(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], No
 
     def step(i: int, fraction: float) -> Mapping[str, Tensor]:
         generator = trainee.host.generator(o.seed, i)
-        frames, code = trainee.batch(clips, generator)
-        raw = trainee.encode(frames)
+        frames, truth = trainee.batch(clips, generator)
+        raw = trainee.encode(frames, told(truth, generator))
         out = trainee.decode(raw + NOISE * _gaussian(raw, generator))
-        picture, depth = trainee.loss(out, frames[:, 1:], code[:, 1:])
+        picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
         size = raw.float().square().mean()
-        (picture + depth + SHRINK * size).backward()
+        (picture + depth + sky + SHRINK * size).backward()
         optimiser.step(fraction)
         ema.update(codec)
-        return {"picture": picture, "depth": depth, "latent": size}
+        return {"picture": picture, "depth": depth, "sky": sky, "latent": size}
 
     plan = _plan(trainee, name="reconstruct", minutes=o.minutes, steps=o.steps, flop=trainee.flop())
     loop = Loop(plan, trainee.host, {"codec": codec, "ema": ema, "optimiser": optimiser})
@@ -188,8 +230,9 @@ def normalise(trainee: Trainee, clips: Clips, *, batches: int = 32) -> None:
     codec, count = trainee.codec, 0
     total, square = torch.zeros(2, len(codec.mean), dtype=torch.float64, device=codec.mean.device)
     for i in range(batches):
-        frames, _ = trainee.batch(clips, trainee.host.generator(trainee.options.seed + 1, i))
-        raw = trainee.encode(frames).detach().double()
+        generator = trainee.host.generator(trainee.options.seed + 1, i)
+        frames, truth = trainee.batch(clips, generator)
+        raw = trainee.encode(frames, told(truth, generator)).detach().double()
         total += raw.sum(dim=(0, 1, 3, 4))
         square += raw.square().sum(dim=(0, 1, 3, 4))
         count += raw[:, :, 0].numel()
@@ -214,8 +257,8 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
 
     def step(i: int, fraction: float) -> Mapping[str, Tensor]:
         generator = trainee.host.generator(o.seed + 2, i)
-        frames, code = trainee.batch(clips, generator)
-        raw = trainee.encode(frames).detach()
+        frames, truth = trainee.batch(clips, generator)
+        raw = trainee.encode(frames, told(truth, generator)).detach()
         level = POLISH_NOISE * torch.rand(o.batch, 1, 1, 1, 1, generator=generator, device=device)
         out = trainee.decode(raw + (level * _gaussian(raw, generator)).to(raw.dtype))
         fake, real = out[:, :, :3].float(), frames[:, 1:]
@@ -226,13 +269,13 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
         verdict.backward()
         critic.step(fraction)
 
-        picture, depth = trainee.loss(out, real, code[:, 1:])
+        picture, depth, sky = trainee.loss(out, real, truth[:, 1:])
         fooled = hinge_fool(judge(fake))
         weight = ADVERSARIAL * min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
-        (picture + depth + weight * fooled).backward()
+        (picture + depth + sky + weight * fooled).backward()
         optimiser.step(fraction)
         ema.update(codec)
-        return {"picture": picture, "depth": depth, "critic": verdict, "fooled": fooled}
+        return {"picture": picture, "depth": depth, "sky": sky, "critic": verdict, "fooled": fooled}
 
     plan = _plan(trainee, name="polish", minutes=o.polish_minutes, steps=o.polish_steps)
     parts: dict[str, Stateful] = {
@@ -248,36 +291,89 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
 
 
 def train_codec(
-    options: CodecTraining, *, clips: Clips | None = None, held_out: Clips | None = None
+    options: CodecTraining,
+    *,
+    clips: Clips | None = None,
+    held_out: Clips | None = None,
+    pictures: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Run both stages, export and measure. Clips are rendered unless given. Returns what codec.json says."""
+    """Run both stages, export and measure. Clips and pictures are made unless given. Returns what codec.json says."""
     with host(options.device) as here:
         torch.manual_seed(options.seed)
         codec = Codec(options.codec).to(here.device)
         here.share_weights(codec)
+        if options.warm_only:
+            warm(Trainee(codec, options, here))
+            return {}
         if clips is None or held_out is None:
-            clips, held_out = _render(options, here)
-        trainee, held = Trainee(codec, options, here), held_out
-        sheet = lambda c, name: codec_sheet(options.out / f"{name}.png", c, held)
+            with _warming(options, here):
+                clips, held_out = _render(options, here)
+        if pictures is None and options.over_pictures:
+            pictures = bank(options.textures, generator=here.generator(options.seed + 3, 0))
+        trainee, held = Trainee(codec, options, here, pictures), held_out
+        photos = held_out_photographs(options.codec.height, options.codec.width).to(here.device)
+        sheet = lambda c, name: codec_sheet(options.out / f"{name}.png", c, held, photographs=photos)
 
         codec.load_state_dict(reconstruct(trainee, clips, sheet).state_dict())
         normalise(trainee, clips)
         report: dict[str, Any] = {}
         if here.leads:
-            report["reconstruction"] = evaluate_codec(codec, held)
+            report["reconstruction"] = evaluate_codec(codec, held, photographs=photos)
         if options.polish_minutes > 0 or options.polish_steps:
             codec.load_state_dict(polish(trainee, clips, sheet).state_dict())
-        return _export(options, codec, held, report) if here.leads else {}
+        return _export(options, codec, held, photos, report) if here.leads else {}
 
 
-def _export(options: CodecTraining, codec: Codec, held_out: Clips, report: dict[str, Any]) -> dict[str, Any]:
+def warm(trainee: Trainee) -> None:
+    """One step of each stage's shapes on empty pictures, which leaves compiled code in the compiler's cache."""
+    torch.backends.cudnn.benchmark = False  # nobody measures while a GPU is busy with something else
+    o, device = trainee.options, trainee.host.device
+    shape = (o.batch, 1 + o.codec.frames * o.chunks, o.codec.height, o.codec.width)
+    truth = torch.zeros(shape, device=device)
+    frames = torch.zeros(*shape[:2], 3, *shape[2:], device=device)
+    generator = trainee.host.generator(o.seed, 0)
+    raw = trainee.encode(frames, truth)
+    for latents in (raw, raw.detach()):  # the decoder of the polish has no encoder to tell
+        out = trainee.decode(latents + NOISE * _gaussian(raw, generator))
+        picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
+        (picture + depth + sky).backward()
+
+
+@contextmanager
+def _warming(options: CodecTraining, here: Host) -> Iterator[None]:
+    """Compile in a second process while this one renders: the cache on disk is shared. Its failure costs only time."""
+    usual = options.compile and options.codec == POCKET_CODEC
+    if not (here.leads and usual and here.device.type == "cuda"):
+        yield
+        return
+    command = [sys.executable, "-m", "engine.train.codec", "--warm-only", "--device", "cuda"]
+    command += ["--batch", str(options.batch), "--chunks", str(options.chunks)]
+    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    child = subprocess.Popen(command, env=alone)
+    try:
+        yield
+        child.wait(timeout=45)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _export(
+    options: CodecTraining, codec: Codec, held_out: Clips, photos: Tensor, report: dict[str, Any]
+) -> dict[str, Any]:
     """Write codec.safetensors and codec.json; measured is what was written, after its int8 round trip."""
     path = options.out / "codec.safetensors"
     save_module(path, codec, kind="codec", config=asdict(options.codec))
     shipped = load_codec(path, device=codec.mean.device)
-    codec_sheet(options.out / "codec.png", shipped, held_out)
-    report["shipped"] = evaluate_codec(shipped, held_out)
-    report |= {"bytes": path.stat().st_size, "held_out_clips": len(held_out["frames"])}
+    codec_sheet(options.out / "codec.png", shipped, held_out, photographs=photos)
+    report["shipped"] = evaluate_codec(shipped, held_out, photographs=photos)
+    report |= {
+        "bytes": path.stat().st_size,
+        "held_out_clips": len(held_out["frames"]),
+        "photographs": len(photos),
+    }
     part = options.out / "codec.json.part"
     part.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(part, options.out / "codec.json")

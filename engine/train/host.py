@@ -64,6 +64,7 @@ def host(device: str = "auto") -> Iterator[Host]:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
         torch.backends.cudnn.benchmark = True  # shapes never change during a run
+        torch.backends.cudnn.benchmark_limit = 4  # of the ways to do each; the best is among the first
     if world == 1:
         yield Host(device=picked)
         return

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.depth import SCALE, depth_code
+
 GRADIENT = 0.6  # weight of spatial gradients, at full and at half resolution
 TEMPORAL = 0.3  # weight of differences between neighbouring frames
-DEPTH = 0.5  # weight of the depth code, whose range is half that of a picture
+DEPTH = (
+    0.08  # weight of the logarithm of depth: a share like that of one colour in the gradient of the output
+)
+SKY = 0.1  # weight of telling sky from things
 
 
 def slope(e: Tensor) -> Tensor:
@@ -21,15 +26,30 @@ def picture_loss(e: Tensor) -> Tensor:
     return e.abs().mean() + GRADIENT * (slope(e) + slope(half)) + TEMPORAL * e.diff(dim=1).abs().mean()
 
 
-def depth_loss(e: Tensor) -> Tensor:
-    """The same for depth codes, e: [B, P, Y, X]."""
-    return e.abs().mean() + GRADIENT * slope(e)
+def depth_loss(code: Tensor, inverse_depth: Tensor) -> Tensor:
+    """Mean |e| + 0.6 (|∂x e| + |∂y e|) of e = ln(decoded depth / true depth), over things and pairs of things.
+
+    code: [B, P, Y, X], as decoded; inverse_depth: the truth, sky 0, unknown below 0.
+    """
+    thing = (inverse_depth > 0).float()
+    e = SCALE * (code - depth_code(inverse_depth)) * thing
+    across = e.diff(dim=-1).abs() * thing[..., 1:] * thing[..., :-1]
+    down = e.diff(dim=-2).abs() * thing[..., 1:, :] * thing[..., :-1, :]
+    return (e.abs().sum() + GRADIENT * (across.sum() + down.sum())) / thing.sum().clamp_min(1)
 
 
-def reconstruction_loss(out: Tensor, frames: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Picture and depth terms, the latter weighted. out: [B, P, 4, Y, X]; frames: [B, P, 3, Y, X]; code: [B, P, Y, X]."""
+def sky_loss(logit: Tensor, inverse_depth: Tensor) -> Tensor:
+    """Mean binary cross-entropy of the sky logit [B, P, Y, X] where the truth is known."""
+    known = (inverse_depth >= 0).float()
+    each = F.binary_cross_entropy_with_logits(logit, (inverse_depth == 0).float(), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def reconstruction_loss(out: Tensor, frames: Tensor, inverse_depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Picture, depth and sky terms, weighted. out: [B, P, 5, Y, X]; frames: [B, P, 3, Y, X]; inverse_depth: [B, P, Y, X]."""
     out = out.float()
-    return picture_loss(out[:, :, :3] - frames), DEPTH * depth_loss(out[:, :, 3] - code)
+    depth = DEPTH * depth_loss(out[:, :, 3], inverse_depth)
+    return picture_loss(out[:, :, :3] - frames), depth, SKY * sky_loss(out[:, :, 4], inverse_depth)
 
 
 def hinge_judge(real: Tensor, fake: Tensor) -> Tensor:

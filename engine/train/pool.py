@@ -54,21 +54,26 @@ class LatentPool:
         """
         for i in range(clips["frames"].shape[0]):
             at = self.filled % self.size
-            frames = clips["frames"][i]
-            self.moving[at, 1:] = self._encode(frames[1:].unflatten(0, (-1, self.stride)), slice_)
+            frames, depth = clips["frames"][i], clips["inverse_depth"][i]
+            chunks, told = (x[1:].unflatten(0, (-1, self.stride)) for x in (frames, depth))
+            self.moving[at, 1:] = self._encode(chunks, slice_, told)
             still = frames[:: self.stride, None].expand(-1, self.stride, -1, -1, -1)
             self.still[at] = self._encode(still, slice_)
             self.poses[at], self.intrinsics[at] = clips["poses"][i], clips["intrinsics"][i]
             self.words[at] = clips["words"][i]
             self.filled += 1
 
-    def _encode(self, chunks: Tensor, slice_: int) -> Tensor:
-        """uint8 [N, 8, Y, X, 3] → [N, C, h, w] bfloat16."""
+    def _encode(self, chunks: Tensor, slice_: int, inverse_depth: Tensor | None = None) -> Tensor:
+        """uint8 [N, 8, Y, X, 3] → [N, C, h, w] bfloat16.
+
+        inverse_depth: [N, 8, Y, X] of chunks, so that latents tell it. Of the picture one starts from nobody knows it.
+        """
         parts = []
-        for part in chunks.split(slice_):
-            x = part.permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)
+        for at in range(0, len(chunks), slice_):
+            x = chunks[at : at + slice_].permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)
+            told = inverse_depth if inverse_depth is None else inverse_depth[at : at + slice_].float()
             with torch.autocast(x.device.type, torch.bfloat16):
-                parts.append(self.codec.encode(x).bfloat16())
+                parts.append(self.codec.encode(x, told).bfloat16())
         return torch.cat(parts)
 
     def draw(self, batch: int, frames: int, *, generator: torch.Generator) -> Batch:

@@ -45,6 +45,7 @@ class Biome:
     flowers: float = 0.0
     rows: float = 0.0
     path: float = 0.0  # how worn the trodden paths are
+    street: int = 0  # every so many cells of the grid a street, which divides it; 0: none
     steep_at: float = 0.72
     snow: tuple[float, float] = (0.0, 0.0)
     grid: tuple[int, ...] = (48,)
@@ -157,7 +158,7 @@ BIOMES = (
         relief=(11, 25), cluster=0.85, grid=(40, 48), water_share=(0.0, 0.4), weight=0.8,
     ),
     Biome(
-        name="city", path=0.9, low="7f8a8f", mid="8a9498", high="98a0a3", steep="6f7478", leaf="4a8048", leaf2="6f9a50", wall="c9cfd6", stone="8b97a8",
+        name="city", street=4, shore="b7b4ac", low="7f8a8f", mid="8a9498", high="98a0a3", steep="6f7478", leaf="4a8048", leaf2="6f9a50", wall="c9cfd6", stone="8b97a8",
         roof="7a8088", far="8090a5", far_snow=0.0, things=(("tower", 0.74, 24.0), ("tree", 0.18, 6.0), ("lantern", 0.08, 4.0)),
         density=(0.45, 0.6), cluster=0.3, relief=(3, 6), base=(3, 4), grid=(32,), water_share=(0.0, 0.3), far_height=(0.05, 0.1), weight=0.5,
     ),

@@ -172,6 +172,7 @@ DEV Command next_command(const Player& who, Dice& d, bool blocked) {
         c.nod = d.sign() * d.between(0.08f, 0.8f);
         c.nods = true;
     }
+    if (c.nods) c.left = fminf(c.left, 1.3f);  // sky and bare ground teach little: soon back to the horizon
     if (who.rolls && d.roll() < 0.4f) {
         c.tilt = d.sign() * d.between(0.1f, 0.6f);
         c.tilts = true;
@@ -196,7 +197,8 @@ DEV float settle(float x, float target, float k) {  // towards the target, and r
 DEV void steer(Body& b, const Command& c, const Player& who, float dt) {
     float k = 1.0f - expf(-LAG * dt);
     bool rests = c.move.x == 0.0f && c.move.y == 0.0f && c.move.z == 0.0f && c.turn == 0.0f;
-    float nod = c.nods ? c.nod : rests ? 0.0f : clamp(1.2f * (who.rest_pitch - b.pitch), -0.5f, 0.5f);
+    float level = who.rest_pitch - b.pitch, calm = fabsf(level) < 0.4f ? 1.2f : 2.0f;
+    float nod = c.nods ? c.nod : rests && calm < 2.0f ? 0.0f : clamp(calm * level, -0.5f * calm, 0.5f * calm);
     float tilt = c.tilts ? c.tilt : rests ? 0.0f : clamp(-1.5f * b.roll, -0.5f, 0.5f);
     b.turn = settle(b.turn, c.turn, k);
     b.nod = settle(b.nod, nod, k);

@@ -180,10 +180,10 @@ SCENES = (
         "City in the evening sun",
         200,
         ("city", "sunset", "clear"),
-        (15.09, 6.65, 321.41),
-        122.2,
+        (150.0, 4.27, 246.0),
+        100.0,
         -2.5,
-        56,
+        62,
     ),
     Scene("glacier", "Glacier", 210, ("glacier", "day", "clear"), (2.87, 41.54, 5.98), -39.5, -7.3, 82),
     Scene(

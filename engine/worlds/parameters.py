@@ -97,6 +97,7 @@ def _land(biome: Biome, dice: Dice) -> Iterator[tuple[str, object]]:
     yield "ACCENT", biome.flowers * dice.between((0.4, 1.0))
     yield "ROWS", biome.rows
     yield "PATH", biome.path
+    yield "STREET", biome.street
     yield "TIER_LOW", relief * max(0.40 + dice.near(0.05), wet + 0.05 if wet >= 0.2 else 0.0)
     yield "TIER_HIGH", relief * (0.68 + dice.near(0.06))
     yield "STEEP", biome.steep_at

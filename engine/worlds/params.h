@@ -20,6 +20,7 @@
     X(ACCENT, 1)      /* share of ground with flowers */                                            \
     X(ROWS, 1)        /* share of planted rows */                                                   \
     X(PATH, 1)        /* how worn the trodden paths are */                                          \
+    X(STREET, 1)      /* every so many cells a street, 0: none */                                   \
     X(TIER_LOW, 1) X(TIER_HIGH, 1)                                                                  \
     X(STEEP, 1)       /* normal's y below which the ground is rock */                               \
     X(SNOW, 1)        /* 0 none … 1 everything level is white */                                    \

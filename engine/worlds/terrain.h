@@ -67,6 +67,13 @@ DEV float from_path(const float* p, float x, float z) {
     float m = gradient_noise(x * (16.0f / PERIOD), z * (16.0f / PERIOD), 16, 16, seed_of(p) + 92u);
     return fabsf(n + 0.05f * m) * 62.0f;
 }
+// Whether a row or column of cells is a street.
+DEV bool is_street(const float* p, int cell) { return p[P_STREET] > 0.0f && cell % (int)p[P_STREET] == 0; }
+// Metres from the middle of the nearest street of one direction; a street is one cell wide.
+DEV float from_street(const float* p, float x) {
+    float side = PERIOD / p[P_GRID], block = side * p[P_STREET], u = x - 0.5f * side;
+    return fabsf(u - block * floorf(u / block + 0.5f));
+}
 struct HeightJob {
     const float* params;
     float* height;
@@ -186,6 +193,7 @@ struct CellJob {
     MEMBER void plant(const World& w, float* c, int k, float x, float z, float side, float top) const {
         const float* p = w.p;
         uint32_t s = seed_of(p), id = (uint32_t)k;
+        if (is_street(p, k % GRID_MAX) || is_street(p, k / GRID_MAX)) return;
         float grove = gradient_noise((x + 0.5f * side) * (9.0f / PERIOD), (z + 0.5f * side) * (9.0f / PERIOD), 9, 9, s + 77u);
         float chance = p[P_DENSITY] * mix(1.0f, 1.7f * ramp(-0.12f, 0.25f, grove), p[P_CLUSTER]);
         if (uniform(s, id, 1u) > chance) return;

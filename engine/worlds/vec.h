@@ -92,6 +92,16 @@ __global__ void __launch_bounds__(128) each_kernel(Job job, int64_t n) {
 }
 #endif
 
+// A job of few long items: each gets `lanes` threads and uses one, so that no two of a warp wait for each other's branches.
+template <class Job>
+struct Spread {
+    Job job;
+    int lanes;
+    MEMBER void operator()(int64_t i) const {
+        if (i % lanes == 0) job(i / lanes);
+    }
+};
+
 // Do job(i) for i in 0…n-1, in any order. Returns the CUDA error code of the launch, 0 on the CPU.
 template <class Job>
 int for_each(const Job& job, int64_t n, void* stream, int threads) {

@@ -74,6 +74,24 @@ DEV v3 object_normal(const Place& c, v3 p, float e) {
     return unit(V(a - b - f + g, -a - b + f + g, -a + b - f + g));
 }
 
+// Asphalt with a broken line in the middle, kerbs, and slabs beside it.
+DEV v3 street_colour(const World& w, v3 p, float fine, float t) {
+    float a = from_street(w.p, p.x), b = from_street(w.p, p.z), near = 1.0f - ramp(45.0f, 140.0f, t);
+    float across = fminf(a, b), along = a < b ? p.z : p.x;
+    float slab_x = p.x * 0.5f - floorf(p.x * 0.5f), slab_z = p.z * 0.5f - floorf(p.z * 0.5f);
+    float joint = (1.0f - ramp(0.02f, 0.06f, fminf(slab_x, slab_z))) * (1.0f - ramp(12.0f, 40.0f, t));
+    v3 c = vec(w, P_C_SHORE) * (0.52f - 0.10f * joint + 0.06f * fine);
+    c = mix(c, vec(w, P_C_SHORE) * 0.75f, ramp(4.1f, 4.2f, across) * (1.0f - ramp(4.5f, 4.6f, across)) * near);
+    v3 asphalt = V(0.070f, 0.074f, 0.082f) * (0.85f + 0.35f * fine);
+    float dash = along * 0.25f - floorf(along * 0.25f);
+    bool crossing = a < 4.2f && b < 4.2f;
+    float line = crossing ? 0.0f : (1.0f - ramp(0.10f, 0.18f, across)) * (dash < 0.55f ? 1.0f : 0.0f);
+    float other = fmaxf(a, b);
+    // where a street meets another: stripes to walk on
+    if (!crossing && other > 4.8f && other < 7.2f) line = across - 1.2f * floorf(across / 1.2f) < 0.6f ? 0.9f : 0.0f;
+    asphalt = mix(asphalt, V(0.62f, 0.62f, 0.58f), line * near);
+    return mix(asphalt, c, ramp(4.0f, 4.15f, across));
+}
 DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
     uint32_t s = seed_of(w.p);
     float broad = value_noise(p.x * (64.0f / PERIOD), p.z * (64.0f / PERIOD), 64, s + 11u);
@@ -87,6 +105,11 @@ DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
     c = mix(c, mix(vec(w, P_C_LOW), vec(w, P_C_MID), 0.5f), 0.45f * ramp(0.35f, 0.75f, broad));
     float patch_tone = ramp(0.40f, 0.60f, value_noise(p.x * (256.0f / PERIOD), p.z * (256.0f / PERIOD), 256, s + 15u));
     c = c * mix(1.0f, 0.90f + 0.17f * patch_tone, 1.0f - ramp(40.0f, 150.0f, t));
+    float dune = num(w, P_DUNE);
+    if (dune > 0.0f) {  // ripples of the wind, half a metre apart
+        float ripple = sinf((p.x * 600.0f + p.z * 220.0f) * (6.2831853f / PERIOD) + 9.0f * broad + 2.0f * fine);
+        c = c * (1.0f + 0.11f * dune * ripple * (1.0f - ramp(10.0f, 42.0f, t)));
+    }
     float rows = num(w, P_ROWS);
     if (rows > 0.0f) {
         float wave = 0.5f + 0.5f * sinf((p.x * 128.0f + 6.0f * broad) * (6.2831853f / PERIOD));
@@ -104,6 +127,7 @@ DEV v3 ground_colour(const World& w, v3 p, v3 n, float t) {
     }
     float path = num(w, P_PATH);
     if (path > 0.0f) c = mix(c, vec(w, P_C_SHORE) * (0.9f + 0.15f * fine), path * (1.0f - ramp(1.0f, 1.7f, from_path(w.p, p.x, p.z) + 0.5f * fine)));
+    if (num(w, P_STREET) > 0.0f) c = street_colour(w, p, fine, t);
     float cliff = 1.0f - ramp(num(w, P_STEEP) - 0.09f, num(w, P_STEEP) + 0.05f, n.y);
     float bands = 0.90f + 0.16f * value_noise(p.y * 1.3f + 3.0f * broad, 3.7f, 64, s + 14u);
     c = mix(c, vec(w, P_C_STEEP) * bands, cliff);

@@ -39,9 +39,11 @@ EXPORT int world_fly(const float* params, const float* height, const float* surf
                      const int64_t* index, const int64_t* seeds, float* starts, float* poses, float* intrinsics,
                      int64_t b, int frames, int width, int height_px, void* stream, int threads) {
     ScoutJob scout = {params, height, surface, cells, index, seeds, starts, width, height_px};
-    int error = for_each(scout, b * CANDIDATES, stream, threads);
+    Spread<ScoutJob> scouts = {scout, 8};
+    int error = for_each(scouts, b * CANDIDATES * scouts.lanes, stream, threads);
     FlightJob flight = {params, height, surface, cells, index, seeds, starts, poses, intrinsics, frames, width, height_px};
-    if (!error) error = for_each(flight, b, stream, threads);
+    Spread<FlightJob> flights = {flight, 32};
+    if (!error) error = for_each(flights, b * flights.lanes, stream, threads);
     return error;
 }
 

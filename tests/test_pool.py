@@ -1,0 +1,48 @@
+"""The pool of encoded clips: what it keeps is what the codec makes of chunks with depth and of pictures without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from engine.codec import Codec
+from engine.config import POCKET_CODEC
+from engine.train.data import Clips
+from engine.train.pool import LatentPool
+from engine.words import SLOTS
+
+TINY = replace(
+    POCKET_CODEC,
+    width=48,
+    height=32,
+    encoder_widths=(8, 8, 16),
+    decoder_widths=(16, 16, 8, 8),
+    latent_channels=4,
+)
+
+
+@torch.no_grad()
+def test_chunks_carry_their_depth_and_pictures_do_not() -> None:
+    torch.manual_seed(0)
+    codec = Codec(TINY).eval()
+    frames = torch.randint(256, (1, 17, 32, 48, 3), dtype=torch.uint8)
+    clips = Clips(
+        frames=frames,
+        inverse_depth=torch.rand(1, 17, 32, 48).half(),
+        poses=torch.eye(4).expand(1, 17, 4, 4),
+        intrinsics=torch.ones(1, 17, 4),
+        words=torch.zeros(1, SLOTS, dtype=torch.int64),
+    )
+    pool = LatentPool(2, 2, codec=codec, device=torch.device("cpu"))
+    pool.add(clips)
+    seen = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    depth = clips["inverse_depth"].float()
+    with torch.autocast("cpu", torch.bfloat16):
+        chunk = codec.encode(seen[:, 9:17], depth[:, 9:17]).bfloat16()
+        blind = codec.encode(seen[:, 9:17]).bfloat16()
+        still = codec.encode_picture(seen[:, 8]).bfloat16()
+    # bfloat16 keeps 8 bits, and a batch of two may be summed in another order than one
+    torch.testing.assert_close(pool.moving[0, 2], chunk[0], rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(pool.still[0, 1], still[0], rtol=2**-6, atol=2**-6)
+    assert (pool.moving[0, 2] - blind[0]).float().norm() > 4 * (pool.moving[0, 2] - chunk[0]).float().norm()
