@@ -11,7 +11,7 @@ the depth must agree. Of those that agree the least magnified and least often re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,19 @@ class Sources:
     def used(self) -> Tensor:
         """[B, S] bool."""
         return self.index >= 0
+
+    def take(self, slots: Tensor) -> Sources:
+        """Those in slots [B, n] of each flight."""
+        flight = torch.arange(len(slots), device=slots.device)[:, None]
+        return Sources(**{f.name: getattr(self, f.name)[flight, slots] for f in fields(self)})
+
+    def only(self, keep: Tensor) -> Sources:
+        """The same with nothing where keep [B, S] is false."""
+        return replace(self, index=self.index.masked_fill(~keep, -1))
+
+    def moved(self, poses: Tensor) -> Sources:
+        """The same, believed to be seen from `poses` [B, S, 4, 4]."""
+        return replace(self, poses=poses.double())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,10 @@
 """`engine.warp.warp` as a native loop for the CPU: same definition, a tenth of the time. Needs numba.
 
-Compiled at first use and kept on disk. Nothing waits for that: until `ready` the caller uses plain torch.
+Compiled at first use and kept on disk. Nobody waits for that: until it is done the engine uses the one in torch.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,7 +43,7 @@ def _warp_one(
     there, back = between(*camera, *view).numpy(), between(*view, *camera).numpy()
     lens = (1 / (camera[1][..., 0] / view[1][..., 0].double()).float()).numpy()
     depth = sources.inverse_depth[b, used].float().numpy()
-    pictures, ages = sources.rgb[b, used].numpy(), sources.generation[b, used].numpy()
+    pictures, ages = sources.rgb[b, used].float().numpy(), sources.generation[b, used].numpy()
     low, high, keep = np.empty_like(depth), np.empty_like(depth), np.empty(depth.shape, np.bool_)
     limits = (np.float32(config.tolerance), np.float32(config.sky))
     for s in range(S):
@@ -326,27 +325,17 @@ def _between_four(coarse, y, x, k):  # type: ignore[no-untyped-def]
     )
 
 
-def compile_behind() -> threading.Event:
-    """Compile (or read what was compiled before) in a thread of its own; the event is set when that is done."""
-    done = threading.Event()
-
-    def build() -> None:
-        eye = torch.eye(4, dtype=torch.float64).expand(1, 1, 4, 4)
-        lens = torch.tensor([20.0, 20.0, 16.0, 16.0], dtype=torch.float64).expand(1, 1, 4)
-        blank = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-        warp(
-            Sources(
-                rgb=blank[..., None].expand(-1, -1, -1, -1, 3).contiguous(),
-                inverse_depth=blank.half(),
-                generation=blank,
-                poses=eye,
-                intrinsics=lens,
-                index=torch.zeros(1, 1, dtype=torch.int64),
-            ),
-            eye,
-            lens,
-        )
-        done.set()
-
-    threading.Thread(target=build, name="compile the warp", daemon=True).start()
-    return done
+def compile_now() -> None:
+    """Compile, or read what was compiled before; about 8 s the first time on a machine."""
+    eye = torch.eye(4, dtype=torch.float64).expand(1, 1, 4, 4)
+    lens = torch.tensor([20.0, 20.0, 16.0, 16.0], dtype=torch.float64).expand(1, 1, 4)
+    blank = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    sources = Sources(
+        rgb=torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8),
+        inverse_depth=blank.half(),
+        generation=blank,
+        poses=eye,
+        intrinsics=lens,
+        index=torch.zeros(1, 1, dtype=torch.int64),
+    )
+    warp(sources, eye, lens)
