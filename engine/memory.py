@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from engine.config import MEMORY, MemoryConfig
 from engine.conditioning import rigid_inverse
+from engine.config import MEMORY, MemoryConfig
 from engine.warp import NEAR, Sources, between, project
 
 CELLS = (10, 16)  # rows and columns in which coverage is counted
@@ -109,7 +109,9 @@ def _least_missed(kept: Sources, frame: Sources) -> Tensor:
     seen = _shows(kept, kept)  # [B, K points of, K seen in, T]
     others = seen & ~torch.eye(K, dtype=torch.bool, device=seen.device)[:, :, None]
     missed = ~(others.any(dim=2) | _shows(kept, frame)[:, :, 0])
-    age = kept.index.double() / (kept.index.amax(dim=1, keepdim=True) + 1)  # below 1: the oldest of equals goes
+    age = kept.index.double() / (
+        kept.index.amax(dim=1, keepdim=True) + 1
+    )  # below 1: the oldest of equals goes
     lost = missed.sum(dim=-1) + age
     lost[:, 0] = torch.inf
     return lost.argmin(dim=1)
@@ -131,7 +133,9 @@ def _values(sources: Sources, poses: Tensor, intrinsics: Tensor) -> Tensor:
     """How well sources [B, S] show every cell of views [B, V]: 0 not at all, ½ … 1. Returns [B, S, V·cells]."""
     Y, X = sources.inverse_depth.shape[-2:]
     x, y, at, d = _points(sources, FINE)
-    M = between(sources.poses[:, :, None], sources.intrinsics[:, :, None], poses[:, None], intrinsics[:, None])
+    M = between(
+        sources.poses[:, :, None], sources.intrinsics[:, :, None], poses[:, None], intrinsics[:, None]
+    )
     p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, T]
     ahead = (p2 > NEAR) & sources.used[..., None, None]
     p2 = torch.where(ahead, p2, 1.0)
@@ -149,7 +153,10 @@ def _shows(points: Sources, sources: Sources, *, slack: float = 0.25) -> Tensor:
     """Which coarse points of pictures [B, N] the sources [B, S] show too, at the same depth: bool [B, N, S, T]."""
     Y, X = sources.inverse_depth.shape[-2:]
     x, y, _, d = _points(points, 1)
-    here, there = (points.poses[:, :, None], points.intrinsics[:, :, None]), (sources.poses, sources.intrinsics)
+    here, there = (
+        (points.poses[:, :, None], points.intrinsics[:, :, None]),
+        (sources.poses, sources.intrinsics),
+    )
     M = between(*here, *(a[:, None] for a in there))  # [B, N, S, 3, 4]
     p0, p1, p2 = project(M, x, y, d[:, :, None])
     ahead = (p2 > NEAR) & sources.used[:, None, :, None] & points.used[:, :, None, None]

@@ -48,7 +48,9 @@ def recall(
         sources = sources.only(keep)
     warped = draw(sources, poses, intrinsics, config=config)
     frames = warped.rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1
-    return Recalled(channels=describe(codec.encode(frames), warped, stride=codec.config.stride), warped=warped)
+    return Recalled(
+        channels=describe(codec.encode(frames), warped, stride=codec.config.stride), warped=warped
+    )
 
 
 def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:
@@ -73,7 +75,9 @@ def known_share(channels: Tensor, codec: Codec) -> Tensor:
     return channels[:, c.latent_channels : c.latent_channels + c.frames].mean(dim=1)
 
 
-def first_source(picture: Tensor, still: Tensor, *, codec: Codec, pose: Tensor, intrinsics: Tensor) -> Sources:
+def first_source(
+    picture: Tensor, still: Tensor, *, codec: Codec, pose: Tensor, intrinsics: Tensor
+) -> Sources:
     """A first picture with the depth that the codec sees in it when it stands still.
 
     picture: uint8 [B, Y, X, 3].  still: its static latent [B, C, h, w].  pose: [B, 4, 4].  intrinsics: [B, 4].

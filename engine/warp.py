@@ -83,7 +83,9 @@ def between(poses: Tensor, intrinsics: Tensor, other_poses: Tensor, other_intrin
 def project(M: Tensor, x: Tensor, y: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """p₀, p₁, p₂ of pixels x, y of inverse depth d. M: [..., 3, 4]; the others broadcast against [..., 1]."""
     m = M[..., None]
-    p0, p1, p2 = (m[..., i, 0, :] * x + m[..., i, 1, :] * y + m[..., i, 2, :] + m[..., i, 3, :] * d for i in range(3))
+    p0, p1, p2 = (
+        m[..., i, 0, :] * x + m[..., i, 1, :] * y + m[..., i, 2, :] + m[..., i, 3, :] * d for i in range(3)
+    )
     return p0, p1, p2
 
 
@@ -115,7 +117,7 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
     )
     best = cost.argmin(dim=1, keepdim=True)  # [B, 1, V, N]
     mask = ok.any(dim=1)
-    picture = _sampled(sources.rgb, where, (V, Y, X)).gather(1, best[..., None].expand(-1, -1, -1, -1, 3))[:, 0]
+    picture = _sampled(sources.rgb, where, (Y, X)).gather(1, best[..., None].expand(-1, -1, -1, -1, 3))[:, 0]
     age = sources.generation.view(B, S, Y * X).gather(2, _nearest(where, (Y, X)).flatten(2)).view(B, S, V, -1)
     age = (age.gather(1, best)[:, 0].int() + 1).clamp_max(255) * mask
     rgb = fill(picture.view(B * V, Y, X, 3), mask.view(B * V, Y, X))
@@ -134,7 +136,7 @@ def _splat(
 
     d, low, high: [B, S, Y·X].  M: [B, S, V, 3, 4].  Maxima are taken of the bits, which order like the numbers ≥ 0.
     """
-    (Y, X), (B, S, V) = size, M.shape[:3]
+    (Y, X), B, V = size, len(M), M.shape[2]
     x, y = centres(Y, X, d.device)
     p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, N]
     keep = (used[..., None] & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
@@ -199,10 +201,9 @@ def _nearest(where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
     return v.floor().clamp(0, Y - 1).long() * X + u.floor().clamp(0, X - 1).long()
 
 
-def _sampled(rgb: Tensor, where: tuple[Tensor, Tensor], shape: tuple[int, int, int]) -> Tensor:
+def _sampled(rgb: Tensor, where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
     """rgb [B, S, Y, X, 3] at pixels u, v [B, S, V, N], bicubic (a = -0.75): fp32 [B, S, V, N, 3]."""
-    V, Y, X = shape
-    u, v = where
+    (Y, X), (u, v) = size, where
     grid = torch.stack([u * (2 / X) - 1, v * (2 / Y) - 1], dim=-1).clamp(-2, 2)
     picture = rgb.flatten(0, 1).movedim(-1, 1).float()
     out = F.grid_sample(

@@ -66,7 +66,7 @@ def _warp_one(
 
 
 @compiled
-def _surfaces(d, low, high, keep, t, e):  # type: ignore[no-untyped-def]
+def _surfaces(d, low, high, keep, t, e):
     """3×3 minimum and maximum of d [Y, X], and which pixels belong to one surface."""
     Y, X = d.shape
     one = np.float32(1)
@@ -84,7 +84,9 @@ def _surfaces(d, low, high, keep, t, e):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _view(depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, magnification, generation, t, e):  # type: ignore[no-untyped-def]
+def _view(
+    depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, magnification, generation, t, e
+):
     """Everything of one view."""
     S, Y, X = depth.shape
     z = np.full((Y + 4, X + 4), np.float32(-1))
@@ -101,7 +103,7 @@ def _view(depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, 
 
 
 @compiled
-def _splat(z, d, keep, M):  # type: ignore[no-untyped-def]
+def _splat(z, d, keep, M):
     Y, X = d.shape
     half = np.float32(0.5)
     for j in range(Y):
@@ -124,7 +126,7 @@ def _splat(z, d, keep, M):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _closed(ring):  # type: ignore[no-untyped-def]
+def _closed(ring):
     """3×3 maximum, then 3×3 minimum, of what lies inside the ring."""
     z = ring[2:-2, 2:-2]
     Y, X = z.shape
@@ -149,7 +151,7 @@ def _closed(ring):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnification, generation, t, e):  # type: ignore[no-untyped-def]
+def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnification, generation, t, e):
     """Look the surface of every pixel up in each source; sample the one of lowest cost."""
     S, Y, X = low.shape
     one = np.float32(1)
@@ -188,7 +190,7 @@ def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnificati
 
 
 @compiled
-def _bicubic(picture, u, v, out):  # type: ignore[no-untyped-def]
+def _bicubic(picture, u, v, out):
     """Keys 1981 with a = -0.75, as torch has it; taps outside repeat the border."""
     Y, X = picture.shape[:2]
     u, v = u - np.float32(0.5), v - np.float32(0.5)
@@ -207,7 +209,7 @@ def _bicubic(picture, u, v, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _taps(f):  # type: ignore[no-untyped-def]
+def _taps(f):
     a, one = np.float32(-0.75), np.float32(1)
     two, three, four, five, eight = (
         np.float32(2),
@@ -226,13 +228,13 @@ def _taps(f):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _rounded(c):  # type: ignore[no-untyped-def]
+def _rounded(c):
     """To the nearest of 0 … 255, halves to even."""
     return np.float32(np.rint(min(max(c, np.float32(0)), np.float32(255))))
 
 
 @compiled
-def _fill(color, weight, rgb):  # type: ignore[no-untyped-def]
+def _fill(color, weight, rgb):
     """Blurred pyramid behind unknown pixels: averages down, bilinear up."""
     Y, X = weight.shape
     if _all_known(weight):
@@ -271,7 +273,7 @@ def _fill(color, weight, rgb):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _all_known(weight):  # type: ignore[no-untyped-def]
+def _all_known(weight):
     for y in range(weight.shape[0]):
         for x in range(weight.shape[1]):
             if weight[y, x] == 0:
@@ -280,7 +282,7 @@ def _all_known(weight):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _halved(color, weight):  # type: ignore[no-untyped-def]
+def _halved(color, weight):
     Y, X = weight.shape[0] // 2, weight.shape[1] // 2
     c, w = np.empty((Y, X, 3), np.float32), np.empty((Y, X), np.float32)
     quarter = np.float32(0.25)
@@ -296,7 +298,7 @@ def _halved(color, weight):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _mean(color, weight):  # type: ignore[no-untyped-def]
+def _mean(color, weight):
     """[1, 1, 3] of everything known; grey if nothing is."""
     out = np.empty((1, 1, 3), np.float32)
     total = np.float32(0)
@@ -313,7 +315,7 @@ def _mean(color, weight):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _between_four(coarse, y, x, k):  # type: ignore[no-untyped-def]
+def _between_four(coarse, y, x, k):
     """Bilinear value of a map of half the size at pixel y, x; the border repeats."""
     Y, X = coarse.shape[:2]
     a, b = y // 2, x // 2

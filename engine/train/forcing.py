@@ -51,7 +51,13 @@ def add_noise(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(clean, noise, t)
 
 
-def flow_loss(flow: Tensor, *, clean: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean squared error of the predicted flow against noise - clean. weights: [B, F]. Returns a scalar."""
-    error = (flow.float() - (noise - clean).float()).square().mean(dim=(1, 3, 4))
+def flow_loss(
+    flow: Tensor, *, clean: Tensor, noise: Tensor, weights: Tensor, cells: Tensor | None = None
+) -> Tensor:
+    """Weighted mean squared error of the predicted flow against noise - clean. weights: [B, F]. Returns a scalar.
+
+    cells: [B, F, h, w] what each token counts within its frame; None: all the same.
+    """
+    error = (flow.float() - (noise - clean).float()).square().mean(dim=1)
+    error = error.mean(dim=(2, 3)) if cells is None else (error * cells).mean(dim=(2, 3))
     return (error * weights).sum() / weights.sum().clamp_min(1.0)

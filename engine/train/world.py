@@ -18,13 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import load_module, save_module
-from engine.codec import load_codec
+from engine.checkpoint import save_module
+from engine.codec import Codec, load_codec
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import POCKET, as_record
+from engine.config import POCKET, POCKET_MEMORY, ModelConfig, as_record
 from engine.engine import load_world
-from engine.evaluate import Truth, measure_rollouts, render_truth, rollout_sheet
-from engine.model import WorldModel
+from engine.evaluate import Truth, measure_return, measure_rollouts, render_truth, rollout_sheet
+from engine.model import WorldModel, with_memory
+from engine.recall import known_share
 from engine.schedule import clean_of
 from engine.train.data import clip, training_seeds
 from engine.train.forcing import ForcingConfig, add_noise, draw_levels, flow_loss
@@ -40,6 +41,8 @@ RADII = (
     16.0,
 )  # metres: every training clip moves its anchor at a radius of its own, around the one of a flight
 DROP = 0.1  # of clips lose all words, and of the rest each slot
+FORGET = 0.15  # of clips lose their memory
+KNOWN_WEIGHT = 0.3  # of a token whose whole cell the memory shows; one that must be invented weighs 1
 CORRUPT = 0.6  # share of the given frames that are replaced by the model's own estimate, on every second step
 CORRUPT_LEVELS = (0.35, 0.95)
 OTHER_LEVELS = ((1.0,), (1.0, 0.8), (1.0, 0.85, 0.6, 0.3))  # measured beside those of the config
@@ -55,6 +58,8 @@ class WorldTraining:
     """trained codec"""
     init: Path | None = None
     """weights to start from instead of random ones"""
+    memory: bool = True
+    """spatial memory: also warps what was seen before into every chunk. Weights to start from may be without it"""
     minutes: float = 15.0
     """wall clock, compilation included, filling the pool not"""
     steps: int | None = None
@@ -101,8 +106,8 @@ class WorldTraining:
 class Learner:
     """The model being trained and what one step does with it."""
 
-    def __init__(self, model: WorldModel, options: WorldTraining, host: Host) -> None:
-        self.model, self.options, self.host = model, options, host
+    def __init__(self, model: WorldModel, options: WorldTraining, host: Host, codec: Codec) -> None:
+        self.model, self.options, self.host, self.codec = model, options, host, codec
         self.grid = (10, 16)
         if options.compile and host.device.type == "cuda":
             torch._dynamo.config.cache_size_limit = 64
@@ -120,22 +125,46 @@ class Learner:
             batch.poses, batch.intrinsics, grid=self.grid, config=self.model.config, radius=radius
         )
         words = self.words(batch.words, generator)
+        memory = self.recalled(batch, generator)
         if corrupt:
-            clean_input, weights = self.corrupted(clean, weights, words, cond, generator)
+            clean_input, weights = self.corrupted(clean, weights, words, cond, generator, memory)
         else:
             clean_input = clean
         noise = torch.randn(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
         x = add_noise(clean_input, noise, levels)
-        flow = self.flow(x, levels, words, cond)
-        return flow_loss(flow, clean=clean, noise=noise, weights=weights)
+        flow = self.flow(x, levels, words, cond, memory)
+        return flow_loss(flow, clean=clean, noise=noise, weights=weights, cells=self.cells(memory))
 
-    def flow(self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning) -> Tensor:
+    def recalled(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """What the clips remember, 15 % of them nothing: [B, memory_channels, F, h, w]."""
+        if batch.memory is None:
+            return None
+        keep = torch.rand(len(batch.memory), device=batch.memory.device, generator=generator) >= FORGET
+        return batch.memory * keep[:, None, None, None, None]
+
+    def cells(self, memory: Tensor | None) -> Tensor | None:
+        """Loss weights [B, F, h, w]: what memory shows is easy."""
+        if memory is None:
+            return None
+        return 1 - (1 - KNOWN_WEIGHT) * known_share(memory, self.codec).float()
+
+    def flow(
+        self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning, memory: Tensor | None = None
+    ) -> Tensor:
+        if memory is not None:
+            x = torch.cat([x, memory.to(x.dtype)], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             text = self.model.embed_text(words)
             return self.model(x, timestep=1000 * levels, text=text, text_mask=None, cond=cond)[0]
 
     def corrupted(
-        self, clean: Tensor, weights: Tensor, words: Tensor, cond: Conditioning, generator: torch.Generator
+        self,
+        clean: Tensor,
+        weights: Tensor,
+        words: Tensor,
+        cond: Conditioning,
+        generator: torch.Generator,
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Replace most of the given frames (never the first) by the model's one-pass estimates, and do not learn them."""
         low, high = CORRUPT_LEVELS
@@ -144,7 +173,7 @@ class Learner:
         noise = torch.randn(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
         x = add_noise(clean, noise, levels)
         with torch.no_grad():
-            flow = self.flow(x, levels, words, cond)
+            flow = self.flow(x, levels, words, cond, memory)
         estimate = clean_of(x, flow, levels[:, None, :, None, None].to(x.dtype))
         swap = torch.rand(weights.shape, device=clean.device, generator=generator) < CORRUPT
         swap = swap & (weights < 1)
@@ -168,17 +197,19 @@ class Training:
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         self.codec = load_codec(options.codec, device=host.device)
-        model = WorldModel(POCKET)
-        if options.init is not None:
-            load_module(options.init, model, kind="world")
+        model = initial_model(POCKET_MEMORY if options.memory else POCKET, options.init)
         self.model = model.to(host.device)
         host.share_weights(self.model)
         self.ema = Ema(self.model, decay=0.999)
         self.optimiser = Optimiser(self.model, OPTIM, adam=is_edge)
-        self.learner = Learner(self.model, options, host)
+        self.learner = Learner(self.model, options, host, self.codec)
         self.renderer: Renderer | None = None
-        self.pool = LatentPool(options.pool, options.chunks, codec=self.codec, device=host.device)
+        doubt = host.generator(options.seed, 999_983) if options.memory else None
+        self.pool = LatentPool(
+            options.pool, options.chunks, codec=self.codec, device=host.device, memory=doubt
+        )
         self.truth: Truth | None = None
+        self.returning: Truth | None = None
 
     def fill(self) -> None:
         """Render and encode the first clips."""
@@ -188,6 +219,9 @@ class Training:
             self.add(at // slice_, slice_)
         if self.host.leads:
             self.truth = render_truth(self.renderer, count=o.held_out, chunks=o.measure_chunks)
+            self.returning = render_truth(
+                self.renderer, count=o.held_out, chunks=o.measure_chunks, returning=True
+            )
 
     def add(self, draw: int, count: int) -> None:
         assert self.renderer is not None
@@ -252,7 +286,9 @@ class Training:
         if not self.host.leads:
             return
         o = self.options
-        save_module(o.out / "world.safetensors", self.ema.module, kind="world", config=as_record(POCKET))
+        save_module(
+            o.out / "world.safetensors", self.ema.module, kind="world", config=as_record(self.model.config)
+        )
         if self.truth is None:
             return
         model = load_world(o.out / "world.safetensors", dtype=self.dtype, device=self.host.device)
@@ -261,10 +297,30 @@ class Training:
         report["other_levels"] = [
             measure_rollouts(model, codec, truth, levels=levels) for levels in OTHER_LEVELS
         ]
+        if self.returning is not None:
+            report["returning"] = measure_return(model, codec, self.returning)
         part = o.out / "world.json.part"
         part.write_text(json.dumps(report, indent=1))
         os.replace(part, o.out / "world.json")
         rollout_sheet(o.out / "flights.png", model, codec, truth.part(8, 20), picks=(1, 2, 4, 8, 12, 20))
+
+
+def initial_model(config: ModelConfig, weights: Path | None) -> WorldModel:
+    """A new model, or one that starts from `weights`, whose lack of memory is made up with zeros. Raises ValueError."""
+    model = WorldModel(config)
+    if weights is None:
+        return model
+    old = load_world(weights, dtype=torch.float32, device=torch.device("cpu"))
+    state: Mapping[str, Tensor] = old.state_dict()
+    if config.memory_channels and not old.config.memory_channels:
+        state = with_memory(state, config.memory_channels)
+    elif config.memory_channels != old.config.memory_channels:
+        raise ValueError(
+            f"{weights} has {old.config.memory_channels} memory channels and this run {config.memory_channels}: "
+            "give --memory or --no-memory to match"
+        )
+    model.load_state_dict(state)
+    return model
 
 
 def is_edge(name: str) -> bool:
