@@ -21,7 +21,10 @@ from engine.conditioning import rigid_inverse
 from engine.config import MEMORY, MemoryConfig
 
 NEAR = 1e-4  # p₂ below which a point is not in front of the camera
-EDGE = 0.3  # a pixel between two depths that differ by this share, and near neither, belongs to no surface
+EDGE = (
+    0.3,
+    0.02,
+)  # share of the nearer and 1/m: between depths that differ by more, and near neither, is no surface
 GREY = 128  # where nothing at all is known
 
 
@@ -158,7 +161,11 @@ def _splat(
 def _mixed(d: Tensor, low: Tensor, high: Tensor, config: MemoryConfig) -> Tensor:
     """Pixels in which a decoder has averaged two surfaces."""
     t, e = config.tolerance, config.sky
-    return (high * (1 - EDGE) - e > low) & (d * (1 + t) + e < high) & (d * (1 - t) - e > low)
+    return (
+        (high - low > (EDGE[0] * high).clamp_min(EDGE[1]))
+        & (d * (1 + t) + e < high)
+        & (d * (1 - t) - e > low)
+    )
 
 
 def _look_up(

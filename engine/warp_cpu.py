@@ -19,7 +19,7 @@ from engine.warp import EDGE, GREY, NEAR, Sources, Warped, between
 
 compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
 
-_near, _edge, _grey = np.float32(NEAR), np.float32(1 - EDGE), np.float32(GREY)
+_near, _grey, _share, _step = (np.float32(x) for x in (NEAR, GREY, *EDGE))
 
 
 def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
@@ -78,7 +78,9 @@ def _surfaces(d, low, high, keep, t, e):
                     lo, hi = min(lo, d[j, i]), max(hi, d[j, i])
             low[y, x], high[y, x] = lo, hi
             mixed = (
-                (hi * _edge - e > lo) and (d[y, x] * (one + t) + e < hi) and (d[y, x] * (one - t) - e > lo)
+                (hi - lo > max(_share * hi, _step))
+                and (d[y, x] * (one + t) + e < hi)
+                and (d[y, x] * (one - t) - e > lo)
             )
             keep[y, x] = not mixed
 
