@@ -129,8 +129,13 @@ def rollout(
     for i in range(1, cond.P.shape[1]):
         before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
         if spatial is not None:
-            with _half(first.device):
-                recalled = recall(spatial, truth.poses[:, views], truth.intrinsics[:, views], codec=codec)
+            recalled = recall(
+                spatial,
+                truth.poses[:, views],
+                truth.intrinsics[:, views],
+                codec=codec,
+                half=first.device.type == "cuda",
+            )
         channels = None if recalled is None else recalled.channels
         latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels)
         with _half(first.device):

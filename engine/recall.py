@@ -37,11 +37,13 @@ def recall(
     codec: Codec,
     draw: Draw = warp,
     keep: Tensor | None = None,
+    half: bool = False,
     config: MemoryConfig = MEMORY,
 ) -> Recalled:
     """What the memory shows of the 8 coming frames, poses [B, 8, 4, 4] and intrinsics [B, 8, 4].
 
     draw: one of the two implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
+    half: encode in bfloat16. Call this outside of autocast, which does not take the float64 of poses.
     """
     sources = choose(memory, poses, intrinsics, config=config)
     if keep is not None:

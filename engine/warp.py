@@ -79,7 +79,9 @@ def between(poses: Tensor, intrinsics: Tensor, other_poses: Tensor, other_intrin
     """M of the module's first lines, from cameras [..., 4, 4] to other cameras, broadcasting: fp32 [..., 3, 4]."""
     T = rigid_inverse(other_poses.double()) @ poses.double()
     K = camera_matrix(other_intrinsics.double())
-    turn = K @ T[..., :3, :3] @ torch.linalg.inv(camera_matrix(intrinsics.double()))
+    fx, fy, cx, cy = intrinsics.double().unbind(-1)
+    rays = camera_matrix(torch.stack([1 / fx, 1 / fy, -cx / fx, -cy / fy], dim=-1))  # the inverse
+    turn = K @ T[..., :3, :3] @ rays
     return torch.cat([turn, K @ T[..., :3, 3:]], dim=-1).float()
 
 

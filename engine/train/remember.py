@@ -105,15 +105,15 @@ def _walk(
         views = slice(n * (i - 1) + 1, n * i + 1)
         lucky = torch.rand(count, 1, device=device, generator=generator) >= doubts.partial
         kept = torch.rand(count, 1 + config.chosen, device=device, generator=generator) < 0.5
-        with torch.autocast(device.type, torch.bfloat16):
-            recalled = recall(
-                memory,
-                clips["poses"][:, views],
-                clips["intrinsics"][:, views],
-                codec=codec,
-                keep=lucky | kept,
-                config=config,
-            )
+        recalled = recall(
+            memory,
+            clips["poses"][:, views],
+            clips["intrinsics"][:, views],
+            codec=codec,
+            keep=lucky | kept,
+            half=True,
+            config=config,
+        )
         yield i, recalled.channels
         latest = frame(seen.rgb[:, i], seen.inverse_depth[:, i], recalled.warped.generation[:, -1], i)
         memory = insert(memory, latest, config=config)
