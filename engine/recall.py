@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.codec import Codec
-from engine.config import MEMORY, MemoryConfig, memory_channels
+from engine.config import MEMORY, CodecConfig, MemoryConfig, memory_channels
 from engine.memory import SpatialMemory, choose
 from engine.warp import Sources, Warped, warp
 
@@ -71,10 +71,9 @@ def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:
     return torch.cat([latent.float(), share, size, age], dim=1)[:, :, None]
 
 
-def known_share(channels: Tensor, codec: Codec) -> Tensor:
+def known_share(channels: Tensor, codec: CodecConfig) -> Tensor:
     """How much of every cell the memory knows, from its channels: [B, memory_channels, F, h, w] → [B, F, h, w]."""
-    c = codec.config
-    return channels[:, c.latent_channels : c.latent_channels + c.frames].mean(dim=1)
+    return channels[:, codec.latent_channels : codec.latent_channels + codec.frames].mean(dim=1)
 
 
 def first_source(

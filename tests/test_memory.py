@@ -117,7 +117,7 @@ def test_recalled_channels() -> None:
     got = recall(memory, *ahead(0), codec=codec)
     assert got.channels.shape == (1, memory_channels(CODEC), 1, 10, 16)
     assert memory_channels(POCKET_CODEC) == POCKET_MEMORY.memory_channels == 42
-    assert (known_share(got.channels, codec) == 1).all()
+    assert (known_share(got.channels, CODEC) == 1).all()
     size, age = got.channels[0, -2:, 0]
     assert size.abs().max() < 1e-5
     assert torch.allclose(age, torch.full_like(age, 0.5))  # the fourth time it is drawn: two doublings

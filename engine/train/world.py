@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint import save_module
-from engine.codec import Codec, load_codec
+from engine.codec import load_codec
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import POCKET, POCKET_MEMORY, ModelConfig, as_record
+from engine.config import POCKET, POCKET_CODEC, POCKET_MEMORY, ModelConfig, as_record
 from engine.engine import load_world
 from engine.evaluate import Truth, measure_return, measure_rollouts, render_truth, rollout_sheet
 from engine.model import WorldModel, with_memory
@@ -106,8 +106,8 @@ class WorldTraining:
 class Learner:
     """The model being trained and what one step does with it."""
 
-    def __init__(self, model: WorldModel, options: WorldTraining, host: Host, codec: Codec) -> None:
-        self.model, self.options, self.host, self.codec = model, options, host, codec
+    def __init__(self, model: WorldModel, options: WorldTraining, host: Host) -> None:
+        self.model, self.options, self.host = model, options, host
         self.grid = (10, 16)
         if options.compile and host.device.type == "cuda":
             torch._dynamo.config.cache_size_limit = 64
@@ -146,7 +146,7 @@ class Learner:
         """Loss weights [B, F, h, w]: what memory shows is easy."""
         if memory is None:
             return None
-        return 1 - (1 - KNOWN_WEIGHT) * known_share(memory, self.codec).float()
+        return 1 - (1 - KNOWN_WEIGHT) * known_share(memory, POCKET_CODEC).float()
 
     def flow(
         self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning, memory: Tensor | None = None
@@ -202,7 +202,7 @@ class Training:
         host.share_weights(self.model)
         self.ema = Ema(self.model, decay=0.999)
         self.optimiser = Optimiser(self.model, OPTIM, adam=is_edge)
-        self.learner = Learner(self.model, options, host, self.codec)
+        self.learner = Learner(self.model, options, host)
         self.renderer: Renderer | None = None
         doubt = host.generator(options.seed, 999_983) if options.memory else None
         self.pool = LatentPool(
