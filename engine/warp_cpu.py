@@ -42,8 +42,8 @@ def _warp_one(
     view = (poses[None], intrinsics[None])
     there, back = between(*camera, *view).numpy(), between(*view, *camera).numpy()
     lens = (1 / (camera[1][..., 0] / view[1][..., 0].double()).float()).numpy()
-    depth = sources.inverse_depth[b, used].float().numpy()
-    pictures, ages = sources.rgb[b, used].float().numpy(), sources.generation[b, used].numpy()
+    depth = sources.inverse_depth[b, used].numpy().astype(np.float32)
+    pictures, ages = sources.rgb[b, used].numpy().astype(np.float32), sources.generation[b, used].numpy()
     low, high, keep = np.empty_like(depth), np.empty_like(depth), np.empty(depth.shape, np.bool_)
     limits = (np.float32(config.tolerance), np.float32(config.sky))
     for s in range(S):
