@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 
@@ -138,6 +138,34 @@ class CodecConfig:
 
 
 POCKET_CODEC = CodecConfig(sky=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Spatial memory: what is kept of what was seen, and how it is drawn again. Measured in small worlds with true depth."""
+
+    keyframes: int = 16  # kept; 8 lose 8 points of coverage in 20 s, 32 gain none
+    chosen: int = 2  # of them drawn into a chunk, besides the latest frame
+    covered: float = 0.85  # a frame of which the keyframes show less than this becomes one
+    every: int = 32  # frames after which it does anyway, if the camera has moved
+    moved: tuple[float, float] = (0.25, 0.09)  # metres, radians: what counts as moved
+    tolerance: float = 0.12  # of depth between two views of one surface; exact depth would allow 0.07
+    sky: float = 0.002  # 1/m: differences below this are none
+
+    def __post_init__(self) -> None:
+        if self.keyframes < 2 or self.chosen < 0:
+            raise ValueError(f"keyframes={self.keyframes} and chosen={self.chosen}: at least 2 and 0")
+
+
+MEMORY = MemoryConfig()
+
+
+def memory_channels(codec: CodecConfig) -> int:
+    """Input channels of a remembered chunk: its latent, the mask of every frame, magnification, generation."""
+    return codec.latent_channels + codec.frames + 2
+
+
+POCKET_MEMORY = replace(POCKET, memory_channels=memory_channels(POCKET_CODEC))  # 42
 FPS = 16  # of both worlds
 
 

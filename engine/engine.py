@@ -5,9 +5,11 @@ The same class runs inline (scripts, tests, unattended flights) and inside the e
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,12 @@ from engine.conditioning import condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.frame import Frame
 from engine.generator import Generator
+from engine.memory import begin, insert
 from engine.model import WorldModel
+from engine.recall import Draw, Recalled, checked, first_source, frame_source, recall
 from engine.schedule import chunk_noise
 from engine.state import StreamState
+from engine.warp import warp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,8 @@ class Engine:
         self.generator = Generator(model)
         self.codec = codec
         self.device = codec.mean.device
+        self.remembers = checked(model.config.memory_channels, codec)
+        self._native = _compiling() if self.remembers and self.device.type == "cpu" else None
 
     @staticmethod
     def load(
@@ -109,6 +116,10 @@ class Engine:
         _, state = self.generator.start(
             still, text=ids.to(self.device), cond=cond.to(self.device), seed=seed, anchor=anchor
         )
+        if self.remembers:
+            seen = torch.from_numpy(picture[None].copy()).to(self.device)
+            rows = dict(pose=pose_tensor([pose])[0], intrinsics=_rows(intrinsics, 1)[0])
+            state = replace(state, spatial=begin(first_source(seen, still, codec=self.codec, **rows)))
         frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
         return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
 
@@ -131,14 +142,19 @@ class Engine:
             grid=self.codec.config.grid,
             config=self.generator.config,
         )
+        recalled = self._recalled(state, poses, intrinsics)
+        times.append(time.perf_counter())
+        memory = None if recalled is None else recalled.channels
         noise = self._other_noise(state, attempt) if attempt else None
-        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor, noise=noise)
+        latents, after = self.generator.step(
+            state, cond=cond.to(self.device), anchor=anchor, memory=memory, noise=noise
+        )
         times.append(time.perf_counter())
         dtype = self.codec.mean.dtype
         with torch.inference_mode():
             rgb, depth = self.codec.decode(state.latent.to(dtype), latents[:, :, -1].to(dtype))
-            pixels = ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()
-            inverse_depth = depth[0].to("cpu", torch.float16).numpy()
+            colors = ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8)
+            pixels, inverse_depth = colors.cpu().numpy(), depth[0].to("cpu", torch.float16).numpy()
         times.append(time.perf_counter())
         first = self._first_frame(state)
         frames = tuple(
@@ -152,8 +168,36 @@ class Engine:
             )
             for i, pose in enumerate(poses)
         )
-        timing = {"denoise": times[1] - times[0], "decode": times[2] - times[1]}
+        timing = {"denoise": times[2] - times[1], "decode": times[3] - times[2]}
+        if recalled is not None and after.spatial is not None:
+            newest = frame_source(
+                colors[-1:],
+                depth[:, -1],
+                recalled.warped.generation[:, -1],
+                pose=pose_tensor(poses[-1:])[0],
+                intrinsics=_rows(intrinsics, 1)[0],
+                index=torch.tensor([first + len(poses) - 1]),
+            )
+            after = replace(after, spatial=insert(after.spatial, newest))
+            timing["memory"] = times[1] - times[0] + time.perf_counter() - times[3]
         return Chunk(frames=frames, state=after, timing=timing)
+
+    def _recalled(self, state: StreamState, poses: Sequence[Pose], intrinsics: Intrinsics) -> Recalled | None:
+        """What is remembered of the coming frames; None in a world that remembers nothing."""
+        if not self.remembers:
+            return None
+        if state.spatial is None:
+            raise ValueError("a state without spatial memory for a world that has it: start the flight again")
+        views = pose_tensor(poses).to(self.device), _rows(intrinsics, len(poses)).to(self.device)
+        return recall(state.spatial, *views, codec=self.codec, draw=self._draw())
+
+    def _draw(self) -> Draw:
+        """The native warp on a CPU as soon as it is compiled, else the one in torch."""
+        if self._native is None or not self._native.is_set():
+            return warp
+        from engine.warp_cpu import warp as native
+
+        return native
 
     def warm_up(self) -> None:
         """Run one chunk, so that the first real one is as fast as the rest."""
@@ -191,6 +235,22 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _compiling() -> threading.Event | None:
+    """Set when the native warp can be used; None without numba, where torch draws in about five times the time."""
+    if find_spec("numba") is None:
+        return None
+    done = threading.Event()
+
+    def build() -> None:
+        from engine.warp_cpu import compile_now
+
+        compile_now()
+        done.set()
+
+    threading.Thread(target=build, name="compile the warp", daemon=True).start()
+    return done
 
 
 def _device(name: str) -> torch.device:

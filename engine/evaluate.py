@@ -21,10 +21,13 @@ from engine.conditioning import condition_clip
 from engine.curve import curve
 from engine.engine import compute_dtype, load_world
 from engine.generator import Generator
+from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
+from engine.recall import checked, first_source, frame_source, recall
 from engine.train.data import HELD_OUT, clip
 from engine.train.sheet import save_sheet
+from engine.warp import Sources, warp
 from engine.worlds.renderer import Renderer
 
 CHUNKS = (1, 2, 4, 8, 12, 16, 20, 40)  # reported
@@ -83,6 +86,12 @@ def is_calm(poses: Tensor) -> Tensor:
     return (speed > CALM_SPEED[0]) & (speed < CALM_SPEED[1]) & (tilt < CALM_TILT)
 
 
+def there_and_back(poses: Tensor) -> Tensor:
+    """Flights [N, P, 4, 4] whose second half goes back along the first, frame by frame, and ends where it began."""
+    frames = torch.arange(poses.shape[1], device=poses.device)
+    return poses[:, torch.minimum(frames, frames.flip(0))]
+
+
 def render_truth(
     renderer: Renderer,
     *,
@@ -90,9 +99,13 @@ def render_truth(
     chunks: int,
     calm: bool = True,
     tries: int = 12,
+    returning: bool = False,
     say: Callable[[str], None] = lambda words: None,
 ) -> Truth:
-    """`count` flights through held-out worlds, one each; calm ones if asked for, the first that each world gives."""
+    """`count` flights through held-out worlds, one each; calm ones if asked for, the first that each world gives.
+
+    returning: at half time they turn back and retrace their path.
+    """
     found: list[dict[str, Tensor]] = []
     frames = 8 * chunks + 1
     for seed in HELD_OUT:
@@ -106,6 +119,7 @@ def render_truth(
             poses, intrinsics = renderer.fly(
                 worlds, index=index[:1], seeds=players[pick : pick + 1], frames=frames
             )
+            poses = there_and_back(poses) if returning else poses
             rgb, _ = renderer.render(
                 worlds, index=index[:1].expand(frames), poses=poses[0], intrinsics=intrinsics[0]
             )
@@ -119,9 +133,18 @@ def render_truth(
 
 @torch.inference_mode()
 def rollout(
-    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+    model: WorldModel,
+    codec: Codec,
+    truth: Truth,
+    *,
+    seed: int = 0,
+    levels: tuple[float, ...] | None = None,
+    memory: bool = True,
 ) -> Tensor:
-    """Fly all of `truth` from its first pictures: [N, P - 1, 3, Y, X] in [-1, 1], one batch, chunk by chunk."""
+    """Fly all of `truth` from its first pictures: [N, P - 1, 3, Y, X] in [-1, 1], one batch, chunk by chunk.
+
+    memory: False flies a model that has spatial memory without it.
+    """
     generator = Generator(model, levels=levels)
     dtype = generator.dtype
     first = to_float(truth.frames[:, 0])
@@ -130,12 +153,82 @@ def rollout(
     with _half(first.device):
         still = codec.encode_picture(first.to(codec.mean.dtype))
     latents, state = generator.start(still.float(), text=truth.words, cond=cond.part(0, 1), seed=seed)
+    remembers = checked(model.config.memory_channels, codec) and memory
+    spatial = begin(_first(codec, truth, still)) if remembers else None
     for i in range(1, cond.P.shape[1]):
-        before = state.latent
-        latents, state = generator.step(state, cond=cond.part(i, i + 1))
+        before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
+        if spatial is not None:
+            recalled = recall(
+                spatial,
+                truth.poses[:, views],
+                truth.intrinsics[:, views],
+                codec=codec,
+                half=first.device.type == "cuda",
+            )
+        channels = None if recalled is None else recalled.channels
+        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels)
         with _half(first.device):
-            out.append(codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))[0].float())
+            rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
+        out.append(rgb.float())
+        if spatial is not None and recalled is not None:
+            newest = frame_source(
+                ((rgb[:, -1].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1),
+                depth[:, -1],
+                recalled.warped.generation[:, -1],
+                pose=truth.poses[:, 8 * i],
+                intrinsics=truth.intrinsics[:, 8 * i],
+                index=torch.full((len(rgb),), 8 * i),
+            )
+            spatial = insert(spatial, newest)
     return torch.cat(out, dim=1)
+
+
+def _first(codec: Codec, truth: Truth, still: Tensor) -> Sources:
+    """The first pictures, with the depth that the codec sees in them."""
+    with _half(still.device):
+        return first_source(
+            truth.frames[:, 0], still, codec=codec, pose=truth.poses[:, 0], intrinsics=truth.intrinsics[:, 0]
+        )
+
+
+@torch.inference_mode()
+def warp_only(codec: Codec, truth: Truth) -> Tensor:
+    """What geometry alone gives, without any model: the first pictures, with decoded depth, warped into every view.
+
+    A memory of its own warps would add nothing to it: what the first picture does not show would stay blurred.
+    Returns as `rollout` does.
+    """
+    with _half(truth.poses.device):
+        still = codec.encode_picture(to_float(truth.frames[:, 0]).to(codec.mean.dtype))
+    source = _first(codec, truth, still)
+    views = zip(truth.poses[:, 1:].split(8, dim=1), truth.intrinsics[:, 1:].split(8, dim=1), strict=True)
+    return torch.cat([to_float(warp(source, *view).rgb) for view in views], dim=1)
+
+
+@torch.inference_mode()
+def measure_return(
+    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+) -> dict[str, dict[str, float]]:
+    """Memory on and off, and geometry alone, over flights that return (`render_truth(returning=True)`).
+
+    Of the last chunk: PSNR against the truth, against what the same flight showed there on its way out (revisit), and
+    sharpness relative to the truth.
+    """
+    made = {"warp_only": warp_only(codec, truth)}
+    made["memory_off"] = rollout(model, codec, truth, seed=seed, levels=levels, memory=False)
+    if model.config.memory_channels:
+        made["memory_on"] = rollout(model, codec, truth, seed=seed, levels=levels)
+    true = to_float(truth.frames[:, 1:])
+    out = {}
+    for name, video in made.items():
+        # frame f from the end was seen from the pose of frame f from the start; frame 0 is the picture itself
+        back, way_out = video[:, -8:-1].flip(1), video[:, :7]
+        out[name] = {
+            "psnr": float(psnr(video[:, -8:], true[:, -8:]).mean()),
+            "revisit_psnr": float(psnr(back, way_out).mean()),
+            "sharpness": float(sharpness(video[:, -8:]).mean() / sharpness(true[:, -8:]).mean()),
+        }
+    return out
 
 
 @torch.inference_mode()

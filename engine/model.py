@@ -6,6 +6,7 @@ checkpoints; `engine/native.py` maps the files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -216,6 +217,13 @@ class WorldModel(nn.Module):
             _reset_block(block, depth=self.config.depth)
         self.final_layer.scale_shift_table.zero_()
         nn.init.zeros_(self.final_layer.linear.weight)
+
+
+def with_memory(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights of a model without memory as those of one with `channels` memory channels, which count for nothing yet."""
+    name = "x_embedder.proj.weight"
+    old = weights[name]  # [D, C, 1, 1, 1]
+    return {**weights, name: torch.cat([old, old.new_zeros(old.shape[0], channels, *old.shape[2:])], dim=1)}
 
 
 def gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

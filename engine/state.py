@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.conditioning import Anchor
 from engine.config import ModelConfig
+from engine.memory import SpatialMemory
 from engine.ucpe import move_vectors
 from engine.window import visible_chunks
 
@@ -59,6 +60,7 @@ class StreamState:
     text_mask: Tensor | None  # [B, L] bool, True: a word
     latent: Tensor  # [B, C, h, w] the last one, which the decoder starts from
     anchor: Anchor | None  # for whoever makes the next chunk's conditioning
+    spatial: SpatialMemory | None = None  # pictures with depth; None in worlds without spatial memory
 
 
 def reanchor(blocks: tuple[BlockState, ...], G: Tensor) -> tuple[BlockState, ...]:

@@ -51,12 +51,16 @@ def add_noise(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(clean, noise, t)
 
 
-def flow_loss(flow: Tensor, *, clean: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
+def flow_loss(
+    flow: Tensor, *, clean: Tensor, noise: Tensor, weights: Tensor, cells: Tensor | None = None
+) -> Tensor:
     """Weighted mean squared error of the predicted flow against noise - clean. Returns a scalar.
 
-    weights: of frames [B, F], or of their cells [B, F, h, w].
+    weights: of frames [B, F], or of their cells [B, F, h, w].  cells: [B, F, h, w], what each token counts within its
+    frame; None: all the same.
     """
     error = (flow.float() - (noise - clean).float()).square().mean(dim=1)
+    error = error if cells is None else error * cells
     if weights.ndim == 2:
         error = error.mean(dim=(2, 3))
     whole = weights.numel() / (weights.shape[0] * weights.shape[1])  # what the weights of a frame add up to

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.config import memory_channels
 from engine.train.data import Clips
+from engine.train.remember import conditions, entries
 from engine.words import SLOTS
+
+REMEMBERED = 16  # clips whose memory is made at a time: 2 GB beside the pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +24,22 @@ class Batch:
     poses: Tensor  # [B, 1 + 8(F-1), 4, 4] camera-to-world, metres
     intrinsics: Tensor  # [B, 1 + 8(F-1), 4] pixels
     words: Tensor  # [B, 8] word ids
+    memory: Tensor | None = None  # [B, memory_channels, F, h, w], 0 at the first frame; None: a pool without
 
 
 class LatentPool:
     """A ring of clips of `chunks` chunks each. A clip may be entered at any chunk border, where its static latent waits."""
 
-    def __init__(self, size: int, chunks: int, *, codec: Codec, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: int,
+        chunks: int,
+        *,
+        codec: Codec,
+        device: torch.device,
+        memory: torch.Generator | None = None,
+    ) -> None:
+        """memory: draws how memory is spoilt, on `device`; None: this pool has no memory conditions."""
         if size < 1 or chunks < 1:
             raise ValueError(
                 f"a pool of {size} clips of {chunks} chunks holds nothing: both must be at least 1"
@@ -42,6 +56,10 @@ class LatentPool:
         self.intrinsics = torch.zeros(size, n, 4, device=device)
         self.words = torch.zeros(size, SLOTS, dtype=torch.int64, device=device)
         self.filled = 0  # clips ever added
+        self.doubt, self.entries, self.memory = memory, entries(chunks), None
+        if memory is not None:
+            per_clip = (len(self.entries), chunks + 1, memory_channels(c), *c.grid)
+            self.memory = torch.zeros(size, *per_clip, dtype=torch.bfloat16, device=device)
 
     def __len__(self) -> int:
         return min(self.filled, self.size)
@@ -50,8 +68,10 @@ class LatentPool:
     def add(self, clips: Clips, *, slice_: int = 64) -> None:
         """Encode clips and put them in place of the oldest.
 
-        clips: frames uint8 [N, P, Y, X, 3], poses [N, P, 4, 4], intrinsics [N, P, 4], words [N, 8]; P = 1 + 8·chunks.
+        clips: frames uint8 [N, P, Y, X, 3], poses [N, P, 4, 4], intrinsics [N, P, 4], words [N, 8]; P = 1 + 8·chunks;
+        inverse_depth [N, P, Y, X] where the pool has memory.
         """
+        begun = self.filled
         for i in range(clips["frames"].shape[0]):
             at = self.filled % self.size
             frames, depth = clips["frames"][i], clips["inverse_depth"][i]
@@ -62,6 +82,25 @@ class LatentPool:
             self.poses[at], self.intrinsics[at] = clips["poses"][i], clips["intrinsics"][i]
             self.words[at] = clips["words"][i]
             self.filled += 1
+        if self.memory is not None and self.doubt is not None:
+            self._remember(clips, begun)
+
+    def _remember(self, clips: Clips, begun: int) -> None:
+        """Make the memory conditions of clips that were just put at places `begun` and after."""
+        assert self.memory is not None
+        assert self.doubt is not None
+        for part in torch.arange(len(clips["frames"]), device=self.moving.device).split(REMEMBERED):
+            at = (begun + part) % self.size
+            some = Clips(
+                frames=clips["frames"][part],
+                inverse_depth=clips["inverse_depth"][part],
+                poses=clips["poses"][part],
+                intrinsics=clips["intrinsics"][part],
+                words=clips["words"][part],
+            )
+            self.memory[at] = conditions(
+                some, self.moving[at], self.still[at], codec=self.codec, generator=self.doubt
+            )
 
     def _encode(self, chunks: Tensor, slice_: int, inverse_depth: Tensor | None = None) -> Tensor:
         """uint8 [N, 8, Y, X, 3] → [N, C, h, w] bfloat16.
@@ -83,12 +122,28 @@ class LatentPool:
             raise ValueError(f"{frames} latent frames: clips of this pool have 2 to {self.chunks + 1}")
         clip = torch.randint(len(self), (batch,), device=device, generator=generator)
         start = torch.randint(self.chunks + 2 - frames, (batch,), device=device, generator=generator)
+        memory = None
+        if self.memory is not None:
+            start = self._entered(start, frames, generator)
         later = start[:, None] + torch.arange(1, frames, device=device)
         latents = torch.cat([self.still[clip, start][:, None], self.moving[clip[:, None], later]], dim=1)
         pixel = self.stride * start[:, None] + torch.arange(self.stride * (frames - 1) + 1, device=device)
+        if self.memory is not None:
+            which = (start[:, None] >= torch.tensor(self.entries, device=device)).sum(dim=1) - 1
+            memory = self.memory[clip[:, None], which[:, None], later]  # [B, F-1, M, h, w]
+            memory = torch.cat([torch.zeros_like(memory[:, :1]), memory], dim=1).transpose(1, 2)
         return Batch(
             latents=latents.transpose(1, 2),
             poses=self.poses[clip[:, None], pixel],
             intrinsics=self.intrinsics[clip[:, None], pixel],
             words=self.words[clip],
+            memory=memory,
         )
+
+    def _entered(self, start: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+        """Half of the starts [B] moved to where a remembered flight begins."""
+        open_ = [e for e in self.entries if e <= self.chunks + 1 - frames]
+        borders = torch.tensor(open_, device=start.device)
+        pick = torch.randint(len(open_), start.shape, device=start.device, generator=generator)
+        half = torch.rand(start.shape, device=start.device, generator=generator) < 0.5
+        return torch.where(half, borders[pick], start)

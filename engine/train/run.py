@@ -17,6 +17,8 @@ class RunOptions:
     """trained codec"""
     init: Path | None = None
     """weights to start from instead of random ones"""
+    memory: bool = True
+    """spatial memory: also warps what was seen before into every chunk. Weights to start from may be without it"""
     minutes: float = 15.0
     """wall clock, compilation included, filling the pool not"""
     steps: int | None = None

@@ -12,18 +12,20 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import load_module, save_module
+from engine.checkpoint import save_module
 from engine.codec import load_codec
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import POCKET, as_record
+from engine.config import POCKET, POCKET_CODEC, POCKET_MEMORY, ModelConfig, as_record
 from engine.engine import load_world
-from engine.evaluate import Truth, measure_rollouts, render_truth, rollout_sheet
-from engine.model import WorldModel
+from engine.evaluate import Truth, measure_return, measure_rollouts, render_truth, rollout_sheet
+from engine.model import WorldModel, with_memory
+from engine.recall import known_share
 from engine.schedule import clean_of
 from engine.train.data import clip, training_seeds
 from engine.train.forcing import ForcingConfig, add_noise, draw_levels, flow_loss
@@ -41,6 +43,8 @@ RADII = (
     16.0,
 )  # metres: every training clip moves its anchor at a radius of its own, around the one of a flight
 DROP = 0.1  # of clips lose all words, and of the rest each slot
+FORGET = 0.15  # of clips lose their memory
+KNOWN_WEIGHT = 0.3  # of a token whose whole cell the memory shows; one that must be invented weighs 1
 CORRUPT = 0.6  # share of the given frames that are replaced by the model's own estimate, on every second step
 CORRUPT_LEVELS = (0.35, 0.95)
 OTHER_LEVELS = ((1.0,), (1.0, 0.8), (1.0, 0.85, 0.6, 0.3))  # measured beside those of the config
@@ -94,24 +98,48 @@ class Learner:
             batch.poses, batch.intrinsics, grid=self.grid, config=self.model.config, radius=radius
         )
         words = self.words(batch.words, generator)
+        memory = self.recalled(batch, generator)
         if corrupt:
-            clean_input, weights = self.corrupted(clean, weights, words, cond, generator)
+            clean_input, weights = self.corrupted(clean, weights, words, cond, generator, memory)
         else:
             clean_input = clean
         noise = torch.randn(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
         if own is not None:
             clean_input, levels, weights = own.given(clean_input, levels, weights, generator=generator)
         x = add_noise(clean_input, noise, levels)
-        flow = self.flow(x, levels, words, cond)
-        return flow_loss(flow, clean=clean, noise=noise, weights=weights)
+        flow = self.flow(x, levels, words, cond, memory)
+        return flow_loss(flow, clean=clean, noise=noise, weights=weights, cells=self.cells(memory))
 
-    def flow(self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning) -> Tensor:
+    def recalled(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """What the clips remember, 15 % of them nothing: [B, memory_channels, F, h, w]."""
+        if batch.memory is None:
+            return None
+        keep = torch.rand(len(batch.memory), device=batch.memory.device, generator=generator) >= FORGET
+        return batch.memory * keep[:, None, None, None, None]
+
+    def cells(self, memory: Tensor | None) -> Tensor | None:
+        """Loss weights [B, F, h, w]: what memory shows is easy."""
+        if memory is None:
+            return None
+        return 1 - (1 - KNOWN_WEIGHT) * known_share(memory, POCKET_CODEC).float()
+
+    def flow(
+        self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning, memory: Tensor | None = None
+    ) -> Tensor:
+        if memory is not None:
+            x = torch.cat([x, memory.to(x.dtype)], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             text = self.model.embed_text(words)
             return self.model(x, timestep=1000 * levels, text=text, text_mask=None, cond=cond)[0]
 
     def corrupted(
-        self, clean: Tensor, weights: Tensor, words: Tensor, cond: Conditioning, generator: torch.Generator
+        self,
+        clean: Tensor,
+        weights: Tensor,
+        words: Tensor,
+        cond: Conditioning,
+        generator: torch.Generator,
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Replace most of the given frames (never the first) by the model's one-pass estimates, and do not learn them."""
         low, high = CORRUPT_LEVELS
@@ -120,7 +148,7 @@ class Learner:
         noise = torch.randn(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
         x = add_noise(clean, noise, levels)
         with torch.no_grad():
-            flow = self.flow(x, levels, words, cond)
+            flow = self.flow(x, levels, words, cond, memory)
         estimate = clean_of(x, flow, levels[:, None, :, None, None].to(x.dtype))
         swap = torch.rand(weights.shape, device=clean.device, generator=generator) < CORRUPT
         swap = swap & (weights < 1)
@@ -154,15 +182,16 @@ class Training:
         self.optimiser = Optimiser(self.model, self.optim, adam=self.by_adam)
         self.learner = Learner(self.model, options, host)
         self.renderer: Renderer | None = None
-        self.pool = LatentPool(options.pool, options.chunks, codec=self.codec, device=host.device)
+        doubt = host.generator(options.seed, 999_983) if self.model.config.memory_channels else None
+        self.pool = LatentPool(
+            options.pool, options.chunks, codec=self.codec, device=host.device, memory=doubt
+        )
         self.truth: Truth | None = None
+        self.returning: Truth | None = None
 
     def built(self) -> WorldModel:
         """The model that the run starts from."""
-        model = WorldModel(POCKET)
-        if self.options.init is not None:
-            load_module(self.options.init, model, kind="world")
-        return model
+        return initial_model(POCKET_MEMORY if self.options.memory else POCKET, self.options.init)
 
     def by_adam(self, name: str) -> bool:
         """Which parameters AdamW trains, beside the vectors."""
@@ -186,6 +215,9 @@ class Training:
             self.add(at // slice_, slice_)
         if self.host.leads:
             self.truth = render_truth(self.renderer, count=o.held_out, chunks=o.measure_chunks)
+            self.returning = render_truth(
+                self.renderer, count=o.held_out, chunks=o.measure_chunks, returning=True
+            )
 
     def add(self, draw: int, count: int) -> None:
         assert self.renderer is not None
@@ -276,10 +308,30 @@ class Training:
         report["other_levels"] = [
             measure_rollouts(model, codec, truth, levels=levels) for levels in OTHER_LEVELS
         ]
+        if self.returning is not None:
+            report["returning"] = measure_return(model, codec, self.returning)
         part = o.out / "world.json.part"
         part.write_text(json.dumps(report, indent=1))
         os.replace(part, o.out / "world.json")
         rollout_sheet(o.out / "flights.png", model, codec, truth.part(8, 20), picks=(1, 2, 4, 8, 12, 20))
+
+
+def initial_model(config: ModelConfig, weights: Path | None) -> WorldModel:
+    """A new model, or one that starts from `weights`, whose lack of memory is made up with zeros. Raises ValueError."""
+    model = WorldModel(config)
+    if weights is None:
+        return model
+    old = load_world(weights, dtype=torch.float32, device=torch.device("cpu"))
+    state: Mapping[str, Tensor] = old.state_dict()
+    if config.memory_channels and not old.config.memory_channels:
+        state = with_memory(state, config.memory_channels)
+    elif config.memory_channels != old.config.memory_channels:
+        raise ValueError(
+            f"{weights} has {old.config.memory_channels} memory channels and this run {config.memory_channels}: "
+            "give --memory or --no-memory to match"
+        )
+    model.load_state_dict(state)
+    return model
 
 
 def is_edge(name: str) -> bool:

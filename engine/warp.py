@@ -1,0 +1,242 @@
+"""Draw remembered pictures into coming views: the definition, in plain torch, batched, on any device.
+
+    p = M (x, y, 1, d)      a pixel x, y of inverse depth d, seen by another camera, M = [K' R K⁻¹ | K' t]
+    (x', y', d') = (p₀, p₁, d) / p₂
+
+which holds for the sky (d = 0) too. Colour is never splatted: the sources' inverse depth is (2×2 pixels, nearest
+wins, holes of up to two pixels closed), and every pixel of a view then looks its surface up in each source, where
+the depth must agree. Of those that agree the least magnified and least often redrawn is taken.
+`engine/warp_cpu.py` is the same as a native loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.conditioning import rigid_inverse
+from engine.config import MEMORY, MemoryConfig
+
+NEAR = 1e-4  # p₂ below which a point is not in front of the camera
+EDGE = (
+    0.3,
+    0.02,
+)  # share of the nearer and 1/m: between depths that differ by more, and near neither, is no surface
+GREY = 128  # where nothing at all is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """S pictures with depth, of each of B flights."""
+
+    rgb: Tensor  # uint8 [B, S, Y, X, 3]
+    inverse_depth: Tensor  # fp16 [B, S, Y, X], 1/m along the optical axis, 0: sky
+    generation: Tensor  # uint8 [B, S, Y, X]: how often the surface was redrawn since it was first seen
+    poses: Tensor  # fp64 [B, S, 4, 4] camera-to-world
+    intrinsics: Tensor  # fp64 [B, S, 4] fx, fy, cx, cy in pixels
+    index: Tensor  # int64 [B, S] pixel frame; -1: nothing here
+
+    @property
+    def used(self) -> Tensor:
+        """[B, S] bool."""
+        return self.index >= 0
+
+    def take(self, slots: Tensor) -> Sources:
+        """Those in slots [B, n] of each flight."""
+        flight = torch.arange(len(slots), device=slots.device)[:, None]
+        return Sources(**{f.name: getattr(self, f.name)[flight, slots] for f in fields(self)})
+
+    def only(self, keep: Tensor) -> Sources:
+        """The same with nothing where keep [B, S] is false."""
+        return replace(self, index=self.index.masked_fill(~keep, -1))
+
+    def moved(self, poses: Tensor) -> Sources:
+        """The same, believed to be seen from `poses` [B, S, 4, 4]."""
+        return replace(self, poses=poses.double())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warped:
+    """What the sources show in V views. Pixels outside the mask are filled from a blurred pyramid."""
+
+    rgb: Tensor  # uint8 [B, V, Y, X, 3]
+    mask: Tensor  # uint8 [B, V, Y, X], 1: known
+    magnification: Tensor  # fp32 [B, V, Y, X]: size here over size in the source; 0 where unknown
+    generation: Tensor  # uint8 [B, V, Y, X]: of a frame drawn from this; 0 where unknown
+
+
+def camera_matrix(intrinsics: Tensor) -> Tensor:
+    """fx, fy, cx, cy [..., 4] → [..., 3, 3]."""
+    fx, fy, cx, cy = intrinsics.unbind(-1)
+    o, i = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack([fx, o, cx, o, fy, cy, o, o, i], dim=-1).unflatten(-1, (3, 3))
+
+
+def between(poses: Tensor, intrinsics: Tensor, other_poses: Tensor, other_intrinsics: Tensor) -> Tensor:
+    """M of the module's first lines, from cameras [..., 4, 4] to other cameras, broadcasting: fp32 [..., 3, 4]."""
+    T = rigid_inverse(other_poses.double()) @ poses.double()
+    K = camera_matrix(other_intrinsics.double())
+    fx, fy, cx, cy = intrinsics.double().unbind(-1)
+    rays = camera_matrix(torch.stack([1 / fx, 1 / fy, -cx / fx, -cy / fy], dim=-1))  # the inverse
+    turn = K @ T[..., :3, :3] @ rays
+    return torch.cat([turn, K @ T[..., :3, 3:]], dim=-1).float()
+
+
+def project(M: Tensor, x: Tensor, y: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """p₀, p₁, p₂ of pixels x, y of inverse depth d. M: [..., 3, 4]; the others broadcast against [..., 1]."""
+    m = M[..., None]
+    p0, p1, p2 = (
+        m[..., i, 0, :] * x + m[..., i, 1, :] * y + m[..., i, 2, :] + m[..., i, 3, :] * d for i in range(3)
+    )
+    return p0, p1, p2
+
+
+def centres(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x and y of all pixel centres, each [Y·X]."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
+    )
+    return x.flatten(), y.flatten()
+
+
+def around(d: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of the 3×3 pixels around each, [N, Y, X]."""
+    return -F.max_pool2d(-d[:, None], 3, 1, 1)[:, 0], F.max_pool2d(d[:, None], 3, 1, 1)[:, 0]
+
+
+def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
+    """Draw the sources into the views of poses [B, V, 4, 4] and intrinsics [B, V, 4]. About 40 bytes · B·S·V·Y·X beside."""
+    B, S, Y, X = sources.inverse_depth.shape
+    depth = sources.inverse_depth.float().flatten(0, 1)  # [B·S, Y, X]
+    low, high = (d.view(B, S, Y * X) for d in around(depth))
+    there = (sources.poses[:, :, None], sources.intrinsics[:, :, None])
+    here = (poses[:, None], intrinsics[:, None])
+    buffer = _splat(depth.view(B, S, -1), low, high, between(*there, *here), sources.used, config, (Y, X))
+    V = poses.shape[1]
+    lens = sources.intrinsics[:, :, None, 0] / intrinsics[:, None, :, 0].double()  # fx of source over view
+    where, ok, cost, magnification = _look_up(
+        buffer.flatten(2), low, high, sources, between(*here, *there), 1 / lens.float(), config, (Y, X)
+    )
+    best = cost.argmin(dim=1, keepdim=True)  # [B, 1, V, N]
+    mask = ok.any(dim=1)
+    picture = _sampled(sources.rgb, where, (Y, X)).gather(1, best[..., None].expand(-1, -1, -1, -1, 3))[:, 0]
+    age = sources.generation.view(B, S, Y * X).gather(2, _nearest(where, (Y, X)).flatten(2)).view(B, S, V, -1)
+    age = (age.gather(1, best)[:, 0].int() + 1).clamp_max(255) * mask
+    rgb = fill(picture.view(B * V, Y, X, 3), mask.view(B * V, Y, X))
+    return Warped(
+        rgb=rgb.view(B, V, Y, X, 3),
+        mask=mask.view(B, V, Y, X).to(torch.uint8),
+        magnification=(magnification.gather(1, best)[:, 0] * mask).view(B, V, Y, X),
+        generation=age.view(B, V, Y, X).to(torch.uint8),
+    )
+
+
+def _splat(
+    d: Tensor, low: Tensor, high: Tensor, M: Tensor, used: Tensor, config: MemoryConfig, size: tuple[int, int]
+) -> Tensor:
+    """Nearest inverse depth of all sources in every view, small holes closed: [B, V, Y, X], -1: nothing.
+
+    d, low, high: [B, S, Y·X].  M: [B, S, V, 3, 4].  Maxima are taken of the bits, which order like the numbers ≥ 0.
+    """
+    (Y, X), B, V = size, len(M), M.shape[2]
+    x, y = centres(Y, X, d.device)
+    p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, N]
+    keep = (used[..., None] & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
+    p2 = torch.where(keep, p2, 1.0)
+    # a ring two pixels wide catches what falls outside
+    column = torch.where(keep, (p0 / p2 - 0.5).floor().clamp(-2, X), -2.0).long() + 2
+    row = torch.where(keep, (p1 / p2 - 0.5).floor().clamp(-2, Y), -2.0).long() + 2
+    at = (row * (X + 4) + column).transpose(1, 2).reshape(B * V, -1)
+    bits = (d[:, :, None] / p2).transpose(1, 2).reshape(B * V, -1).view(torch.int32)
+    buffer = torch.full((B * V, (Y + 4) * (X + 4)), -1, dtype=torch.int32, device=d.device)
+    for offset in (0, 1, X + 4, X + 5):
+        buffer.scatter_reduce_(1, at + offset, bits, "amax")
+    bits = buffer.view(B * V, Y + 4, X + 4)[:, 2:-2, 2:-2]
+    z = torch.where(bits < 0, -1.0, bits.contiguous().view(torch.float32))
+    wide = F.max_pool2d(z[:, None], 3, 1, 1)
+    return (-F.max_pool2d(-wide, 3, 1, 1)).view(B, V, Y, X)
+
+
+def _mixed(d: Tensor, low: Tensor, high: Tensor, config: MemoryConfig) -> Tensor:
+    """Pixels in which a decoder has averaged two surfaces."""
+    t, e = config.tolerance, config.sky
+    return (
+        (high - low > (EDGE[0] * high).clamp_min(EDGE[1]))
+        & (d * (1 + t) + e < high)
+        & (d * (1 - t) - e > low)
+    )
+
+
+def _look_up(
+    z: Tensor,
+    low: Tensor,
+    high: Tensor,
+    sources: Sources,
+    M: Tensor,
+    lens: Tensor,
+    config: MemoryConfig,
+    size: tuple[int, int],
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+    """Where each source shows the surfaces z [B, V, N] of the views.
+
+    M: [B, S, V, 3, 4] view to source.  lens: [B, S, V] focal length of view over source.
+    Returns pixels (u, v), whether the source has that surface there, cost and magnification, each [B, S, V, N].
+    """
+    (Y, X), t, e = size, config.tolerance, config.sky
+    x, y = centres(Y, X, z.device)
+    p0, p1, p2 = project(M, x, y, z[:, None])
+    ahead = (p2 > NEAR) & (z >= 0)[:, None] & sources.used[..., None, None]
+    p2 = torch.where(ahead, p2, 1.0)
+    u, v, d = p0 / p2, p1 / p2, z[:, None] / p2
+    at = _nearest((u, v), size).flatten(2)
+
+    def look(table: Tensor) -> Tensor:
+        return table.gather(2, at).view(d.shape)
+
+    ok = ahead & (u >= 0) & (u <= X) & (v >= 0) & (v <= Y)
+    ok = ok & (d >= look(low) * (1 - t) - e) & (d <= look(high) * (1 + t) + e)
+    magnification = lens[..., None] * p2
+    worn = (1 + look(sources.generation.flatten(2)).float()).sqrt()
+    cost = torch.where(ok, magnification.clamp_min(1) * worn, torch.inf)
+    return (u, v), ok, cost, magnification
+
+
+def _nearest(where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+    """Flat index of the pixel that u, v lie in."""
+    (Y, X), (u, v) = size, where
+    return v.floor().clamp(0, Y - 1).long() * X + u.floor().clamp(0, X - 1).long()
+
+
+def _sampled(rgb: Tensor, where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+    """rgb [B, S, Y, X, 3] at pixels u, v [B, S, V, N], bicubic (a = -0.75): fp32 [B, S, V, N, 3]."""
+    (Y, X), (u, v) = size, where
+    grid = torch.stack([u * (2 / X) - 1, v * (2 / Y) - 1], dim=-1).clamp(-2, 2)
+    picture = rgb.flatten(0, 1).movedim(-1, 1).float()
+    out = F.grid_sample(
+        picture, grid.flatten(0, 1), mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return out.movedim(1, -1).unflatten(0, rgb.shape[:2])
+
+
+def fill(picture: Tensor, mask: Tensor) -> Tensor:
+    """Put a blurred pyramid of the known pixels behind the unknown ones.
+
+    picture: fp32 [N, Y, X, 3], 0 … 255.  mask: [N, Y, X] bool.  Returns uint8. Levels halve while both sides are even.
+    """
+    w = mask[:, None].float()
+    c = picture.clamp(0, 255).round().movedim(-1, 1) * w
+    levels = [(c, w)]
+    while not (c.shape[-1] % 2 or c.shape[-2] % 2):
+        c, w = F.avg_pool2d(c, 2), F.avg_pool2d(w, 2)
+        levels.append((c, w))
+    total = w.mean(dim=(2, 3), keepdim=True)
+    mean = torch.where(total > 0, c.mean(dim=(2, 3), keepdim=True) / total.clamp_min(1e-9), GREY)
+    out = mean.expand_as(c)
+    for c, w in reversed(levels):
+        if out.shape[-1] != c.shape[-1]:
+            out = F.interpolate(out, scale_factor=2.0, mode="bilinear", align_corners=False)
+        out = c + (1 - w) * out
+    return out.round().clamp(0, 255).to(torch.uint8).movedim(1, -1)

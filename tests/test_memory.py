@@ -1,0 +1,194 @@
+"""Spatial memory as a value: what is chosen, kept and dropped; and the engine with and without it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.camera import Intrinsics, Pose
+from engine.checkpoint import save_module
+from engine.codec import Codec
+from engine.config import MEMORY, POCKET, POCKET_CODEC, POCKET_MEMORY, WORLDS, as_record, memory_channels
+from engine.engine import Engine, load_world
+from engine.memory import SpatialMemory, begin, choose, insert
+from engine.model import WorldModel, with_memory
+from engine.recall import frame_source, known_share, recall
+from engine.train.world import initial_model
+from engine.warp import Sources
+from tests.tiny import CODEC, MODEL, hills
+
+CPU = torch.device("cpu")
+LENS = torch.tensor([[200.0, 200.0, 128.0, 80.0]]).double()
+
+
+def turned(degrees: float, *, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Tensor:
+    a, T = math.radians(degrees), torch.eye(4, dtype=torch.float64)
+    T[0, 0] = T[2, 2] = math.cos(a)
+    T[0, 2], T[2, 0] = math.sin(a), -math.sin(a)
+    T[:3, 3] = torch.tensor(at)
+    return T[None]
+
+
+def frame(index: int, pose: Tensor, *, age: int = 0, d: float = 0.1) -> Sources:
+    """A wall that faces the camera at 1/d metres."""
+    return frame_source(
+        torch.full((1, 160, 256, 3), index % 256, dtype=torch.uint8),
+        torch.full((1, 160, 256), d),
+        torch.full((1, 160, 256), age, dtype=torch.uint8),
+        pose=pose,
+        intrinsics=LENS,
+        index=torch.tensor([index]),
+    )
+
+
+def walk(*steps: tuple[int, float]) -> SpatialMemory:
+    """Frames (index, yaw in degrees) of a sky, one after the other."""
+    memory = begin(frame(0, turned(0), d=0.0))
+    for index, yaw in steps:
+        memory = insert(memory, frame(index, turned(yaw), d=0.0))
+    return memory
+
+
+def held(memory: SpatialMemory) -> list[int]:
+    return [i for i in memory.kept.index[0].tolist() if i >= 0]
+
+
+def ahead(yaw: float) -> tuple[Tensor, Tensor]:
+    return turned(yaw).expand(1, 8, 4, 4), LENS.expand(1, 8, 4)
+
+
+def test_only_what_is_new_becomes_a_keyframe() -> None:
+    memory = walk((8, 2), (16, 4))
+    assert held(memory) == [0]
+    assert memory.latest.index.item() == 16
+    assert held(insert(memory, frame(24, turned(30), d=0.0))) == [0, 24]
+    assert held(memory) == [0], "a value is not changed by what comes after"
+
+
+def test_after_two_seconds_of_moving_but_not_of_rest() -> None:
+    assert held(walk((32, 0))) == [0]
+    assert held(walk((24, 6))) == [0]
+    assert held(walk((32, 6))) == [0, 32]
+
+
+def test_chosen_is_the_latest_and_what_it_does_not_show() -> None:
+    memory = walk((8, 40), (16, 80), (24, 120), (32, 160))
+    assert choose(memory, *ahead(160)).index[0].tolist() == [32, -1, -1]
+    assert choose(memory, *ahead(100)).index[0, 0].item() == 32
+    assert set(choose(memory, *ahead(100)).index[0, 1:].tolist()) == {16, 24}
+    back = choose(memory, *ahead(20)).index[0].tolist()
+    assert set(back[1:]) == {0, 8}
+
+
+def test_first_hand_pictures_are_chosen_over_copies() -> None:
+    memory = begin(frame(0, turned(0), d=0.0))
+    memory = insert(memory, frame(8, turned(1), age=60, d=0.0))
+    assert choose(memory, *ahead(0)).index[0].tolist() == [8, 0, -1]
+
+
+def test_a_full_memory_drops_what_others_show_and_keeps_the_first() -> None:
+    K = MEMORY.keyframes
+    yaws = [20.0 * i for i in range(1, K - 1)]  # every picture between two others is wholly shown by them
+    memory = walk(*((8 * i, yaw) for i, yaw in enumerate(yaws, 1)))
+    assert len(held(memory)) == K - 1
+    assert held(insert(memory, frame(120, turned(21), d=0.0))) == held(memory), "shown already"
+    memory = insert(memory, frame(120, turned(20.0 * (K - 1)), d=0.0))
+    assert len(held(memory)) == K
+    bytes_ = memory.bytes
+    after = insert(memory, frame(400, turned(330), d=0.0))
+    assert len(held(after)) == K
+    assert set(held(memory)) - set(held(after)) == {8}, "the oldest of those that are missed least"
+    for i in range(40):
+        after = insert(after, frame(500 + 40 * i, turned(0, at=(100.0 * i, 0, 0)), d=0.1))
+    assert held(after)[0] == 0
+    assert 500 + 40 * 39 in held(after)
+    assert after.bytes == bytes_ < 5e6
+
+
+def test_recalled_channels() -> None:
+    codec = Codec(CODEC).requires_grad_(False)
+    memory = begin(frame(0, turned(0), age=3, d=0.0))
+    got = recall(memory, *ahead(0), codec=codec)
+    assert got.channels.shape == (1, memory_channels(CODEC), 1, 10, 16)
+    assert memory_channels(POCKET_CODEC) == POCKET_MEMORY.memory_channels == 42
+    assert (known_share(got.channels, CODEC) == 1).all()
+    size, age = got.channels[0, -2:, 0]
+    assert size.abs().max() < 1e-5
+    assert torch.allclose(age, torch.full_like(age, 0.5))  # the fourth time it is drawn: two doublings
+    away = recall(memory, *ahead(180), codec=codec)
+    assert (away.channels[:, -10:] == 0).all()
+
+
+def test_memory_channels_open_from_zero() -> None:
+    torch.manual_seed(0)
+    old = WorldModel(MODEL).eval()
+    with torch.no_grad():
+        for p in old.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    new = WorldModel(replace(MODEL, memory_channels=42)).eval()
+    new.load_state_dict(with_memory(old.state_dict(), 42))
+    x = torch.randn(2, 32, 3, 10, 16)
+    a = old.x_embedder(x)
+    b = new.x_embedder(torch.cat([x, 9 * torch.randn(2, 42, 3, 10, 16)], dim=1))
+    assert (a - b).abs().max() <= 1e-6 * a.abs().max()
+
+
+def engine(channels: int) -> Engine:
+    torch.manual_seed(0)
+    codec = Codec(CODEC).eval().requires_grad_(False)
+    model = WorldModel(replace(MODEL, memory_channels=channels)).eval().requires_grad_(False)
+    return Engine(WORLDS["pocket"], model=model, codec=codec)
+
+
+def fly(made: Engine, chunks: int) -> list:
+    lens = Intrinsics.from_fov(1.1, width=256, height=160)
+    out = [made.start(hills(0), pose=Pose(), intrinsics=lens)]
+    for i in range(chunks):
+        poses = [Pose(t=np.array([0.0, 0.0, 0.1 * (8 * i + j + 1)])) for j in range(8)]
+        out.append(made.step(out[-1].state, poses, intrinsics=lens))
+    return out
+
+
+def test_the_engine_remembers() -> None:
+    made = engine(42)
+    start, *rest = fly(made, 2)
+    assert start.state.spatial is not None
+    assert torch.equal(start.state.spatial.latest.rgb[0, 0], torch.from_numpy(hills(0)))
+    last = rest[-1]
+    assert last.timing["memory"] > 0
+    assert last.state.spatial.latest.index.item() == 16
+    assert np.array_equal(last.state.spatial.latest.rgb[0, 0].numpy(), last.frames[-1].pixels)
+    assert last.state.spatial.latest.poses[0, 0, 2, 3].item() == pytest.approx(1.6)
+    for part in (last.state.spatial.kept, last.state.spatial.latest):  # nothing but tensors: it can be saved
+        assert all(isinstance(getattr(part, f.name), Tensor) for f in fields(part))
+    with pytest.raises(ValueError, match="start the flight again"):
+        made.step(replace(last.state, spatial=None), [Pose()] * 8, intrinsics=last.frames[0].intrinsics)
+
+
+def test_worlds_without_memory_are_as_before() -> None:
+    old = fly(engine(0), 2)
+    assert old[-1].state.spatial is None
+    assert set(old[-1].timing) == {"denoise", "decode"}
+    with pytest.raises(ValueError, match="7 memory channels does not go with this codec, which makes 42"):
+        engine(7)
+
+
+def test_stored_config_decides(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "world.safetensors"
+    save_module(path, WorldModel(MODEL), kind="world", config=as_record(MODEL))
+    old = load_world(path, dtype=torch.float32, device=CPU)
+    assert old.config.memory_channels == POCKET.memory_channels == 0
+    wide = initial_model(replace(MODEL, memory_channels=42), path)
+    assert torch.equal(wide.x_embedder.proj.weight[:, :32], old.x_embedder.proj.weight)
+    assert not wide.x_embedder.proj.weight[:, 32:].any()
+    save_module(path, wide, kind="world", config=as_record(wide.config))
+    assert load_world(path, dtype=torch.float32, device=CPU).config.memory_channels == 42
+    with pytest.raises(ValueError, match="42 memory channels and this run 0"):
+        initial_model(MODEL, path)

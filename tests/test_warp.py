@@ -1,0 +1,178 @@
+"""The warp against closed forms, its two implementations against each other, and real worlds with true depth."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.metrics import psnr
+from engine.warp import GREY, Sources, between, fill, warp
+from engine.worlds.renderer import Renderer
+
+Y, X = 40, 64
+LENS = torch.tensor([60.0, 55.0, 30.0, 22.0]).double()  # off centre, not square
+
+
+def pose(*, yaw: float = 0.0, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Tensor:
+    T = torch.eye(4, dtype=torch.float64)
+    T[0, 0] = T[2, 2] = math.cos(yaw)
+    T[0, 2], T[2, 0] = math.sin(yaw), -math.sin(yaw)
+    T[:3, 3] = torch.tensor(at)
+    return T
+
+
+def sources(rgb: Tensor, inverse_depth: Tensor, poses: Tensor, *, age: int = 0) -> Sources:
+    """One flight's pictures [S, Y, X, 3] and depths [S, Y, X]."""
+    return Sources(
+        rgb=rgb[None],
+        inverse_depth=inverse_depth[None].half(),
+        generation=torch.full((1, *inverse_depth.shape), age, dtype=torch.uint8),
+        poses=poses[None],
+        intrinsics=LENS.expand(1, len(rgb), 4),
+        index=torch.arange(len(rgb))[None],
+    )
+
+
+def smooth(count: int, seed: int = 0) -> Tensor:
+    """Pictures [count, Y, X, 3] without detail finer than a few pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 255 * torch.rand(count, 3, Y // 8, X // 8, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(Y, X), mode="bicubic")
+    return fine.clamp(0, 255).round().to(torch.uint8).movedim(1, -1)
+
+
+def hilly(count: int, seed: int = 0) -> Tensor:
+    """Inverse depths [count, Y, X]: sky over ground, and a box before both."""
+    row = torch.arange(Y)[:, None].expand(Y, X)
+    d = ((row - 12) / 200).clamp_min(0).repeat(count, 1, 1)
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(count):
+        a, b = torch.randint(5, 20, (2,), generator=generator).tolist()
+        d[i, a : a + 15, b : b + 20] = 0.6
+    return d
+
+
+def views(*poses_: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.stack(poses_)[None], LENS.expand(1, len(poses_), 4)
+
+
+def test_a_picture_seen_again_is_itself() -> None:
+    rgb, d = smooth(1), hilly(1)
+    out = warp(sources(rgb, d, pose()[None]), *views(pose()))
+    assert out.mask.all()
+    assert torch.equal(out.rgb[0, 0], rgb[0])
+    assert torch.allclose(out.magnification, torch.ones(()), atol=1e-5)
+    assert (out.generation == 1).all()
+
+
+def test_a_plane_lands_where_geometry_says() -> None:
+    """Colours encode pixel positions on a slanted plane: n·p = 4, which gives inverse depth n·ray / 4."""
+    y, x = torch.meshgrid(torch.arange(Y) + 0.5, torch.arange(X) + 0.5, indexing="ij")
+    normal = torch.tensor([0.2, 0.1, 1.0]).double()
+    rays = torch.stack([(x - LENS[2]) / LENS[0], (y - LENS[3]) / LENS[1], torch.ones_like(x)], -1).double()
+    rgb = torch.stack([x * 3, y * 5, torch.zeros_like(x)], -1).to(torch.uint8)
+    other = pose(yaw=0.06, at=(0.15, -0.05, 0.4))
+    out = warp(sources(rgb[None], (rays @ normal / 4)[None], pose()[None]), *views(other))
+    world = rays @ other[:3, :3].T  # of depth 1 in the other camera
+    depth = (4 - other[:3, 3] @ normal) / (world @ normal)
+    point = world * depth[..., None] + other[:3, 3]
+    u = point[..., 0] / point[..., 2] * LENS[0] + LENS[2]
+    v = point[..., 1] / point[..., 2] * LENS[1] + LENS[3]
+    inside = (u > 2) & (u < X - 2) & (v > 2) & (v < Y - 2)
+    assert inside.double().mean() > 0.5
+    assert out.mask[0, 0][inside].all()
+    got = out.rgb[0, 0].double()
+    # half precision depth and whole colour steps (the picture truncates them)
+    assert ((got[..., 0] + 0.5) / 3 - u)[inside].abs().max() < 0.5
+    assert ((got[..., 1] + 0.5) / 5 - v)[inside].abs().max() < 0.5
+    size = point[..., 2] / depth  # both focal lengths are the same
+    assert (out.magnification[0, 0] - size)[inside].abs().max() < 0.01
+
+
+def test_what_is_near_hides_what_is_far() -> None:
+    d = torch.full((1, Y, X), 0.05)
+    d[0, 10:30, 20:40] = 0.5
+    rgb = torch.zeros(1, Y, X, 3, dtype=torch.uint8)
+    rgb[0, 10:30, 20:40] = 200
+    out = warp(sources(rgb, d, pose()[None]), *views(pose(at=(0.3, 0.0, 0.0))))
+    shift = round(60 * 0.3 * 0.5)  # pixels to the left
+    assert (out.rgb[0, 0, 12:28, 22 - shift : 38 - shift] == 200).all()
+    assert out.mask[0, 0, 12:28, 42 - shift : 38].float().mean() < 0.2  # what the box had hidden
+
+
+def test_first_hand_is_preferred_and_sky_has_no_parallax() -> None:
+    rgb = torch.stack([torch.full((Y, X, 3), c, dtype=torch.uint8) for c in (50, 90)])
+    both = sources(rgb, torch.zeros(2, Y, X), torch.stack([pose(), pose(at=(3.0, 0.0, 5.0))]))
+    both.generation[0, 0] = 7
+    out = warp(both, *views(pose(at=(1.0, 0.0, 1.0))))
+    assert (out.rgb == 90).all()
+    assert (out.generation == 1).all()
+    assert (warp(both.only(torch.tensor([[True, False]])), *views(pose())).generation == 8).all()
+
+
+def test_nothing_known_is_grey_and_holes_take_their_surroundings() -> None:
+    nothing = sources(smooth(1), hilly(1), pose()[None]).only(torch.zeros(1, 1, dtype=torch.bool))
+    out = warp(nothing, *views(pose()))
+    assert not out.mask.any()
+    assert (out.rgb == GREY).all()
+    picture = torch.full((1, Y, X, 3), 80.0)
+    known = torch.ones(1, Y, X, dtype=torch.bool)
+    known[0, 5:20, 5:30] = False
+    assert (fill(picture, known) == 80).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_native_loop_draws_the_same(seed: int) -> None:
+    pytest.importorskip("numba")
+    from engine.warp_cpu import warp as native
+
+    poses = torch.stack([pose(), pose(yaw=0.2, at=(1.0, 0.1, 0.5)), pose(yaw=-0.3, at=(0, 0, -1.0))])
+    some = sources(smooth(3, seed), hilly(3, seed), poses)
+    some.generation[0, 1] = 5
+    some = some.only(torch.tensor([[True, True, seed != 2]]))
+    to = views(pose(yaw=0.05, at=(0.2, 0, 0.3)), pose(yaw=1.2), pose(yaw=3.0, at=(0, 0, 4.0)))
+    a, b = warp(some, *to), native(some, *to)
+    assert 0.02 < a.mask.float().mean() < 0.95
+    same = (a.mask == b.mask) & (a.generation == b.generation)
+    assert same.float().mean() > 0.999  # a pixel whose position rounds to the other side
+    assert ((a.rgb.int() - b.rgb.int()).abs().amax(-1) <= 1)[same].float().mean() > 0.999
+    assert ((a.magnification - b.magnification).abs() < 1e-4)[same].float().mean() > 0.999
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the worlds with")
+def test_a_real_world_with_true_depth() -> None:
+    """At the level of the design's measurement: covered pixels of the last frame of chunk 1, median of worlds ≥ 33 dB."""
+    renderer, found = Renderer("cpu"), []
+    for seed, player in ((3, 5), (7, 9), (21, 12)):
+        worlds, zero = renderer.build([seed]), torch.zeros(1, dtype=torch.int64)
+        poses, lens = renderer.fly(worlds, index=zero, seeds=[player], frames=9)
+        ends = [0, 8]
+        rgb, d = renderer.render(worlds, index=zero.expand(2), poses=poses[0, ends], intrinsics=lens[0, ends])
+        seen = Sources(
+            rgb=rgb[None, :1],
+            inverse_depth=d[None, :1],
+            generation=torch.zeros(1, 1, 160, 256, dtype=torch.uint8),
+            poses=poses[:, :1].double(),
+            intrinsics=lens[:, :1].double(),
+            index=torch.zeros(1, 1, dtype=torch.int64),
+        )
+        out = warp(seen, poses[:, 8:], lens[:, 8:])
+        covered = out.mask[0, 0].bool()
+        assert covered.float().mean() > 0.6
+        made, true = (p[covered].float().T[..., None] / 127.5 - 1 for p in (out.rgb[0, 0], rgb[1]))
+        found.append(float(psnr(made, true)))
+    assert sorted(found)[1] >= 33
+
+
+def test_projections_are_inverse() -> None:
+    a, b = pose(yaw=0.3, at=(1.0, 2.0, 3.0)), pose(yaw=-0.4, at=(0.5, 2.0, 3.5))
+    there, back = between(a, LENS, b, LENS).double(), between(b, LENS, a, LENS).double()
+    p = torch.tensor([20.5, 11.5, 1.0, 0.25]).double()
+    q = there @ p
+    q = torch.cat([q / q[2], (p[3] / q[2])[None]])
+    r = back @ q
+    assert torch.allclose(torch.cat([r / r[2], (q[3] / r[2])[None]]), p, atol=1e-4)
