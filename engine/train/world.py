@@ -32,6 +32,7 @@ from engine.train.host import Host, host
 from engine.train.loop import Loop, Plan, Stateful
 from engine.train.optim import Ema, OptimConfig, Optimiser
 from engine.train.pool import Batch, LatentPool
+from engine.train.speed import matmul_rate
 from engine.worlds.renderer import Renderer
 
 OPTIM = OptimConfig(muon=0.02, adam=5e-4, momentum=0.95, warmup=0.02, decay=0.55)
@@ -291,6 +292,7 @@ def train_world(options: WorldTraining) -> None:
             steps=options.steps,
             units=here.world * options.batch * (options.frames - 1),
             flop=6.0 * weights * tokens,
+            peak=here.world * matmul_rate(here.device),
         )
         parts: dict[str, Stateful] = {"model": run.model, "ema": run.ema, "optimiser": run.optimiser}
         Loop(plan, here, parts).run(run.step, sample=run.sample)
