@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from engine.mixer import Mixer, RMSNorm, precise, split
 from engine.rope import rotate
 from engine.state import Keys
 from engine.ucpe import cap_rms, into_memory, into_query, out_of_ray
+
+FEW = 16  # keys
 
 
 class Softmax(Mixer):
@@ -31,9 +35,13 @@ class Softmax(Mixer):
                 cam_v=torch.cat((past.cam_v, cv), 2),
             )
         scale, cam_scale = softmax_scales(self.config)
-        main = attend(q, keys.k, keys.v, layout.visible, scale=scale)
-        camera = attend(cq, keys.cam_k, keys.cam_v, layout.visible, scale=cam_scale)
         shape = (layout.frames, layout.tokens)
+        if past is None and layout.band:
+            main = attend_band(q, k, v, layout, scale=scale)
+            camera = attend_band(cq, ck, cv, layout, scale=cam_scale)
+        else:
+            main = attend(q, keys.k, keys.v, layout.visible, scale=scale)
+            camera = attend(cq, keys.cam_k, keys.cam_v, layout.visible, scale=cam_scale)
         camera = out_of_ray(camera.unflatten(2, shape).to(precise(u.dtype)), layout.rays)
         return self.join(u, main.unflatten(2, shape), camera), keys
 
@@ -77,7 +85,12 @@ class CrossAttention(nn.Module):
         q = self._heads(self.q_norm(self.q_linear(x)).to(x.dtype))
         k, v = (y.to(x.dtype) for y in keys)
         mask = None if mask is None else mask[:, None, None, :]
-        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        read = (
+            attend_few
+            if self.training and q.is_cuda and k.shape[2] <= FEW
+            else F.scaled_dot_product_attention
+        )
+        return self.proj(read(q, k, v, mask).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -91,6 +104,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float
     ):  # PyTorch's CPU kernel multiplies bf16 at a third of the speed of plain products
         return ((q * scale) @ k.mT).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+
+
+def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention to so few keys that scores in memory cost less than a kernel made for many. [B, H, n, K] each."""
+    scores = (q @ k.mT).to(precise(q.dtype)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def attend_band(q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float) -> Tensor:
+    """Every frame attends to itself and the `band`-1 frames before, from the start of a clip; [B, H, T, K] each.
+
+    The first frames, which have fewer before them, go together behind a mask; all later ones have equally many keys
+    and need none, so that nothing is computed that nobody may see.
+    """
+    band, N = layout.band, layout.tokens
+    first = (band - 1) * N
+    assert layout.visible is not None
+    early = attend(
+        q[:, :, :first], k[:, :, :first], v[:, :, :first], layout.visible[:first, :first], scale=scale
+    )
+    later = q[:, :, first:].unflatten(2, (-1, N)).flatten(1, 2)  # [B, H·frames, N, K]
+    late = attend(later, _windows(k, band, N), _windows(v, band, N), None, scale=scale)
+    return torch.cat((early, late.unflatten(1, (q.shape[1], -1)).flatten(2, 3)), dim=2)
+
+
+def _windows(x: Tensor, band: int, tokens: int) -> Tensor:
+    """[B, H, T, K] -> [B, H·(F-band+1), band·N, K]: for each frame from the first full window on, what it sees."""
+    x = x.unflatten(2, (-1, tokens))
+    count = x.shape[2] - band + 1
+    return torch.stack([x[:, :, i : i + count] for i in range(band)], dim=3).flatten(3, 4).flatten(1, 2)
 
 
 def softmax_scales(config: ModelConfig) -> tuple[float, float]:

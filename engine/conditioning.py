@@ -6,7 +6,8 @@ map its chunk Plücker rays; cells are sampled at integer coordinates, as releas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -225,20 +226,40 @@ def condition_clip(
     poses, intrinsics = _checked(poses, intrinsics, first=True, config=config)
     latents = (poses.shape[1] - 1) // config.stride[0] + 1
     limit = poses.new_full(poses.shape[:1], config.anchor_radius) if radius is None else radius.to(poses)
-    anchor = _first_anchor(poses[:, 0], config)
-    anchors, moves, before = [], [], []
-    camera = poses[:, 0]
-    for f in range(latents):
-        G = torch.eye(4, dtype=poses.dtype, device=poses.device).expand_as(camera)
-        if f and _starts_chunk(f, config):
-            camera = poses[:, config.stride[0] * (f - 1)]
-            anchor, G = _follow(anchor, camera, limit, config)
-        anchors.append(anchor)
-        moves.append(G)
-        before.append(camera)
-    A, G, camera = (torch.stack(x, dim=1) for x in (anchors, moves, before))
-    cond = _condition(poses, intrinsics, A, camera, grid=grid, config=config, frame=0)
-    return cond if config.anchor == "first" else replace(cond, reanchor=G.float())
+    stay, last = [0], 0  # pixel frame of the camera before each latent frame's chunk
+    for f in range(1, latents):
+        last = config.stride[0] * (f - 1) if _starts_chunk(f, config) else last
+        stay.append(last)
+    before = poses[:, stay]
+    if config.anchor == "first":
+        A = before[:, :1].expand_as(before)
+        return _condition(poses, intrinsics, A, before, grid=grid, config=config, frame=0)
+    A, moved = _anchors(before, limit)
+    G = _scaled(rigid_inverse(A[:, 1:]) @ A[:, :-1], config.translation_scale)
+    eye = torch.eye(4, dtype=poses.dtype, device=poses.device).expand_as(A)
+    G = torch.where(moved[..., None, None], torch.cat([eye[:, :1], G], dim=1), eye)
+    cond = _condition(poses, intrinsics, A, before, grid=grid, config=config, frame=0)
+    return replace(cond, reanchor=G.float())
+
+
+def _anchors(before: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """The anchor [B, F, 4, 4] in force at every frame of a clip, and where it has moved, [B, F].
+
+    before: [B, F, 4, 4], the camera that each frame's chunk starts from.  radius: [B] metres. As `_follow`, for a
+    whole clip with few operations: only the choice goes frame by frame.
+    """
+    places, count = before[..., :3, 3], before.shape[1]
+    here, which = places[:, 0], torch.zeros_like(radius, dtype=torch.int64)
+    chosen = [which]
+    for f in range(1, count):
+        far = (places[:, f] - here).norm(dim=-1) > radius
+        here = torch.where(far[:, None], places[:, f], here)
+        which = torch.where(far, f, which)
+        chosen.append(which)
+    index = torch.stack(chosen, dim=1)
+    moved = torch.cat([torch.zeros_like(index[:, :1], dtype=torch.bool), index.diff(dim=1) != 0], dim=1)
+    anchors = upright(before).flatten(2).gather(1, index[..., None].expand(-1, -1, 16))
+    return anchors.unflatten(2, (4, 4)), moved
 
 
 def condition_chunk(
@@ -268,6 +289,18 @@ def condition_chunk(
     return cond, Anchor(pose=pose, camera=poses[:, -1])
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of fp32 matrices in fp32, whatever a training allows: poses need their digits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@_full_precision()
 def _condition(
     poses: Tensor,
     intrinsics: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from engine.config import ModelConfig
 from engine.layout import Layout
+from kernels.gated_conv import gated_conv, gated_conv_plain
 
 
 class Named(nn.Module):
@@ -42,13 +43,13 @@ class FFN(nn.Module):
 
     def space(self, x: Tensor, layout: Layout) -> Tensor:
         """Mix channels and neighbouring tokens of one frame."""
-        h = F.silu(_pointwise(x, self.inverted_conv.conv))
-        image = (
-            h.unflatten(1, (-1, *layout.grid)).flatten(0, 1).permute(0, 3, 1, 2)
-        )  # channels last in memory
-        h = self.depth_conv.conv(image).permute(0, 2, 3, 1).reshape(h.shape)
-        value, gate = h.chunk(2, dim=-1)
-        return _pointwise(value * F.silu(gate), self.point_conv.conv)
+        h = _pointwise(x, self.inverted_conv.conv)
+        conv, frames = self.depth_conv.conv, h.unflatten(1, (-1, layout.tokens)).flatten(0, 1)
+        assert conv.bias is not None
+        kernel = self.training and h.is_cuda and h.dtype != torch.float64
+        form = gated_conv if kernel else gated_conv_plain
+        y = form(frames, weight=conv.weight, bias=conv.bias, grid=layout.grid)
+        return _pointwise(y.unflatten(0, (x.shape[0], -1)).flatten(1, 2), self.point_conv.conv)
 
     def tap(self, y: Tensor, i: int) -> Tensor:
         return F.linear(y, self.t_conv.weight[:, :, i, 0])

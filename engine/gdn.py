@@ -15,6 +15,7 @@ from engine.mixer import Mixer, precise, split
 from engine.rope import rotate
 from engine.state import Memory
 from engine.ucpe import cap_rms, into_erase, into_memory, into_query, out_of_ray
+from kernels.gdn_chunk import gdn_chunk, suits
 from kernels.gdn_scan import gdn_scan
 
 EPS = 1e-8  # of the main branch's denominator
@@ -54,7 +55,7 @@ class GDN(Mixer):
         k, conv = short_conv(k, self.conv_k.weight, layout=layout, tail=past.conv)
         q, k, v = self.positive(self.q_norm(q), self.k_norm(k), v, layout)
         q_turned, k_turned = rotate(q, layout.rotary), rotate(k, layout.rotary)
-        scan = partial(gdn_scan, beta=beta, decay=decay, chunks=layout.chunks)
+        scan = partial(self.scan, u, layout, beta=beta, decay=decay)
         num, S = scan(q=q_turned, k=k_turned, v=v, S=past.S)
         den, z = scan(q=q, k=k, v=torch.ones_like(v[..., :1]), S=past.z)
         return num / (den + EPS), S, z, conv
@@ -74,10 +75,29 @@ class GDN(Mixer):
             own = k_in
         growth = (own.norm(dim=-1).clamp_min(1e-6) / k.norm(dim=-1).clamp_min(1e-6)).square()
         beta = beta / growth.mean(-1, keepdim=True).clamp_min(1.0)
-        o, S = gdn_scan(
-            q=q_in, k=k_in, v=v_in, S=past.cam_S, beta=beta, decay=decay, chunks=layout.chunks, erase=erase
-        )
+        o, S = self.scan(u, layout, q=q_in, k=k_in, v=v_in, S=past.cam_S, beta=beta, decay=decay, erase=erase)
         return out_of_ray(o, rays), S, conv if carry else None
+
+    def scan(
+        self,
+        u: Tensor,
+        layout: Layout,
+        *,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        decay: Tensor,
+        S: Tensor,
+        erase: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`gdn_scan`; for clips on a GPU by one kernel, which reads vectors in the dtype of u."""
+        if not suits(u, width=q.shape[-1], chunks=layout.chunks):
+            return gdn_scan(q=q, k=k, v=v, beta=beta, decay=decay, S=S, chunks=layout.chunks, erase=erase)
+        q, k = q.to(u.dtype), k.to(u.dtype)
+        v = v.to(u.dtype) if v.shape[-1] > 1 else v  # a denominator stays in fp32
+        erase = None if erase is None else erase.to(u.dtype)
+        return gdn_chunk(q=q, k=k, v=v, beta=beta, decay=decay, S=S, erase=erase)
 
     def positive(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Heads of the normed queries and keys, cut at zero; keys so small that a frame overwrites at most itself."""

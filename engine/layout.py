@@ -25,6 +25,7 @@ class Layout:
     ahead: tuple[Tensor, ...]  # [F, 1, 1] for 1, 2, … frames ahead: 1 where that frame is in the same chunk
     behind: tuple[Tensor, ...]  # the same backwards
     visible: Tensor | None  # [T, cached + T] bool, for softmax blocks
+    band: int  # where `visible` is a band of equal width on a GPU: frames in it; else 0
 
     @property
     def frames(self) -> int:
@@ -54,6 +55,7 @@ def layout(
     reanchor = None if cond.reanchor is None else cond.reanchor.to(dtype)
     same = partial(_same_chunk, chunks=chunks, device=device, dtype=dtype)
     reach = range(1, config.conv_taps) if max(chunks) > 1 else ()
+    band = window_band(frames, visible, config) if device.type == "cuda" else 0
     if visible is not None:
         visible = visible.repeat_interleave(tokens, 0, output_size=frames * tokens)
         visible = visible.repeat_interleave(tokens, 1, output_size=visible.shape[1] * tokens)
@@ -65,7 +67,18 @@ def layout(
         ahead=tuple(same(j) for j in reach),
         behind=tuple(same(-j) for j in range(1, config.conv_taps)),
         visible=visible,
+        band=band,
     )
+
+
+def window_band(frames: int, visible: Tensor | None, config: ModelConfig) -> int:
+    """How many frames each frame of a clip of single frames sees, itself included; 0: no such number.
+
+    visible: [F, cached + F]; nothing may be cached.
+    """
+    band = config.window + 1
+    alone = visible is not None and visible.shape[1] == frames and config.lone
+    return band if alone and not config.sink and 1 < band < frames else 0
 
 
 def _same_chunk(shift: int, *, chunks: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -297,3 +297,16 @@ def test_shapes_are_checked() -> None:
 
 def test_poses_of_the_rim() -> None:
     assert torch.equal(pose_tensor([Pose(), Pose()]), torch.eye(4, dtype=torch.float64).expand(1, 2, 4, 4))
+
+
+def test_a_training_may_round_products_but_not_poses() -> None:
+    before = torch.get_float32_matmul_precision()
+    exact = condition_clip(*flight(17), grid=POCKET_GRID, config=POCKET)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        cond = condition_clip(*flight(17), grid=POCKET_GRID, config=POCKET)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(cond.P, exact.P)
+    assert torch.equal(cond.plucker, exact.plucker)

@@ -182,6 +182,20 @@ def test_blocks_compile_without_a_break() -> None:
     got.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the tracer's own
+def test_blocks_of_a_kind_share_one_compilation() -> None:
+    """Four blocks, two graphs; a second clip adds none."""
+    model = random_model()
+    given = inputs(model, 2)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for block in model.blocks:
+        block.compile(backend="eager", fullgraph=True, dynamic=False)
+    for _ in range(2):
+        model(**given)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
 def test_foreign_weights_are_named() -> None:
     model = random_model(CHUNKY)
     weights = {f"model.{k}": v for k, v in model.state_dict().items()}

@@ -51,6 +51,7 @@ class Plan:
     unit: str = "chunks"  # what a step processes
     units: float = 1.0  # units per step, over all processes
     flop: float = 0.0  # floating-point operations per step, over all processes; 0: not reported
+    peak: float = 0.0  # floating-point operations per second of all devices together; 0: unknown
 
     def __post_init__(self) -> None:
         if self.minutes < 0 or (self.steps is not None and self.steps < 0):
@@ -177,6 +178,9 @@ class Loop:
         if self.plan.flop:
             line["tflop_per_s"] = rate * self.plan.flop / 1e12
             words.append(f"{line['tflop_per_s']:.0f} TFLOP/s")
+        if self.plan.flop and self.plan.peak:
+            line["mfu"] = rate * self.plan.flop / self.plan.peak
+            words.append(f"{line['mfu']:.0%} of peak")
         self.plan.out.mkdir(parents=True, exist_ok=True)
         with (self.plan.out / f"{self.plan.name}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

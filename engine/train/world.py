@@ -35,6 +35,7 @@ from engine.train.optim import Ema, OptimConfig, Optimiser
 from engine.train.pool import Batch, LatentPool
 from engine.train.rollout import SelfMade
 from engine.train.run import RunOptions
+from engine.train.speed import matmul_rate
 from engine.worlds.renderer import Renderer
 
 OPTIM = OptimConfig(muon=0.02, adam=5e-4, momentum=0.95, warmup=0.02, decay=0.55)
@@ -358,6 +359,7 @@ def carry_out(kind: type[Training], options: RunOptions) -> None:
             steps=options.steps,
             units=clips * (frames - 1),
             flop=6.0 * weights * clips * frames * 160,
+            peak=here.world * matmul_rate(here.device),
         )
         Loop(plan, here, run.parts()).run(run.step, sample=run.sample)
         run.finish()

@@ -1,0 +1,56 @@
+"""The feed-forward part's GPU kernels, interpreted where no GPU is, against their twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.gated_conv import gated_conv, gated_conv_plain
+from tests.flights import distance
+
+pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def results(
+    form: Callable[..., Tensor], given: dict[str, Tensor], grid: tuple[int, int], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Output and gradients under weights of the output that differ from place to place."""
+    x = {name: t.to(DEVICE, dtype).detach().requires_grad_() for name, t in given.items()}
+    y = form(x["h"], weight=x["weight"], bias=x["bias"], grid=grid)
+    weigh = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)
+    (y * weigh.to(y)).sum().backward()
+    return {"y": y.detach(), **{f"d{name}": t.grad for name, t in x.items()}}
+
+
+@pytest.mark.parametrize(("R", "grid", "M"), [(3, (1, 1), 9), (2, (3, 5), 7), (2, (10, 16), 65)], ids=str)
+def test_kernel_equals_twin(R: int, grid: tuple[int, int], M: int) -> None:
+    g = torch.Generator().manual_seed(R)
+    shapes = dict(h=(R, grid[0] * grid[1], 2 * M), weight=(2 * M, 1, 3, 3), bias=(2 * M,))
+    given = {name: torch.randn(s, generator=g, dtype=torch.float64) for name, s in shapes.items()}
+    exact = results(gated_conv_plain, given, grid, torch.float64)
+    twin = results(gated_conv_plain, given, grid, torch.float32)
+    ours = results(gated_conv, given, grid, torch.float32)
+    for name, want in exact.items():
+        floor = torch.finfo(torch.float32).eps / 2  # a rounding of the result itself
+        assert distance(ours[name], want) <= 2 * max(distance(twin[name], want), floor), name
+
+
+def test_the_operator_is_well_formed() -> None:
+    h, taps, bias = (torch.randn(s, device=DEVICE) for s in ((2, 6, 4), (9, 4), (4,)))
+    op = torch.ops.explorer.gated_conv.default
+    kinds = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(op, (h, taps, bias, 2, 3), test_utils=kinds)
+
+
+def test_the_grid_must_fit() -> None:
+    with pytest.raises(ValueError, match="6 tokens are no grid of 2x2"):
+        gated_conv(
+            torch.zeros(1, 6, 4, device=DEVICE),
+            weight=torch.zeros(4, 1, 3, 3, device=DEVICE),
+            bias=torch.zeros(4, device=DEVICE),
+            grid=(2, 2),
+        )
