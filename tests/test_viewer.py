@@ -230,6 +230,13 @@ class Tab:
             time.sleep(0.05)
 
     def click(self, selector: str) -> None:
+        """Click as a person would: when the thing has come to rest and nothing lies over it."""
+        self.until(
+            f"(() => {{ const e = document.querySelector('{selector}'), b = e.getBoundingClientRect();"
+            "const still = e.lastX === b.x && e.lastY === b.y; e.lastX = b.x; e.lastY = b.y;"
+            "const top = document.elementFromPoint(b.x + b.width / 2, b.y + b.height / 2);"
+            "return still && top && e.contains(top); })()"
+        )
         box = self.js(
             f"(() => {{ const b = document.querySelector('{selector}').getBoundingClientRect();"
             "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
