@@ -67,8 +67,8 @@ class Evaluation:
 
     out: Path = Path("runs/evaluate")
     """folder for evaluation.json, curve.svg and flights.png"""
-    assets: Path = Path("assets/pocket")
-    """folder with world.safetensors and codec.safetensors"""
+    assets: Path | None = None
+    """folder with world.safetensors and codec.safetensors; default: those that came with the program"""
     flights: int = 12
     """held-out worlds, one flight through each"""
     chunks: int = 20
@@ -313,6 +313,8 @@ def rollout_sheet(
 
 def evaluate(options: Evaluation) -> dict[str, Any]:
     """Render, fly, measure, write. Returns what evaluation.json says."""
+    if options.assets is None:
+        raise ValueError("no folder of weights to measure: give --assets assets/pocket")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(device)
     model = load_world(options.assets / "world.safetensors", dtype=dtype, device=device)
@@ -361,14 +363,3 @@ def _half(device: torch.device) -> torch.autocast:
 def to_float(frames: Tensor) -> Tensor:
     """uint8 [..., Y, X, 3] -> fp32 [..., 3, Y, X] in [-1, 1]."""
     return frames.movedim(-1, -3).float() / 127.5 - 1
-
-
-def main() -> None:
-    """The command line of this file."""
-    import tyro
-
-    evaluate(tyro.cli(Evaluation))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import TypeVar
 
@@ -123,7 +124,21 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"fly": _fly, "serve": _serve, "train": _train}
+def _evaluate(arguments: Sequence[str]) -> int:
+    from engine.evaluate import Evaluation, evaluate
+    from explorer.assets import assets_folder
+
+    chosen = options(Evaluation, arguments, "explorer evaluate")
+    evaluate(chosen if chosen.assets else replace(chosen, assets=assets_folder() / "pocket"))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "fly": _fly,
+    "serve": _serve,
+    "train": _train,
+    "evaluate": _evaluate,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

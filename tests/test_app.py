@@ -77,6 +77,8 @@ MISTAKES = {
     "fly good.png --fly-high": "--fly-high",
     "fly good.png other.png": "other.png",
     "serve --port 99999": "99999",
+    "evaluate --flights many": "many",
+    "evaluate --assets nowhere": "nowhere",
     "train": "train",
 }
 

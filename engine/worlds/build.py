@@ -70,7 +70,7 @@ def _find(name: str, way_out: str) -> str:
     if found is None and name == "nvcc":
         found = shutil.which("/usr/local/cuda/bin/nvcc")
     if found is None:
-        raise RuntimeError(way_out)
+        raise ValueError(way_out)
     return found
 
 
