@@ -25,6 +25,7 @@ from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
 from engine.recall import checked, first_source, frame_source, recall
+from engine.train.codec_report import half, to_float
 from engine.train.data import HELD_OUT, clip
 from engine.train.sheet import save_sheet
 from engine.warp import Sources, warp
@@ -150,7 +151,7 @@ def rollout(
     first = to_float(truth.frames[:, 0])
     cond = condition_clip(truth.poses, truth.intrinsics, grid=codec.config.grid, config=model.config)
     out = []
-    with _half(first.device):
+    with half(first.device):
         still = codec.encode_picture(first.to(codec.mean.dtype))
     latents, state = generator.start(still.float(), text=truth.words, cond=cond.part(0, 1), seed=seed)
     remembers = checked(model.config.memory_channels, codec) and memory
@@ -167,7 +168,7 @@ def rollout(
             )
         channels = None if recalled is None else recalled.channels
         latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels)
-        with _half(first.device):
+        with half(first.device):
             rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
         out.append(rgb.float())
         if spatial is not None and recalled is not None:
@@ -185,7 +186,7 @@ def rollout(
 
 def _first(codec: Codec, truth: Truth, still: Tensor) -> Sources:
     """The first pictures, with the depth that the codec sees in them."""
-    with _half(still.device):
+    with half(still.device):
         return first_source(
             truth.frames[:, 0], still, codec=codec, pose=truth.poses[:, 0], intrinsics=truth.intrinsics[:, 0]
         )
@@ -198,7 +199,7 @@ def warp_only(codec: Codec, truth: Truth) -> Tensor:
     A memory of its own warps would add nothing to it: what the first picture does not show would stay blurred.
     Returns as `rollout` does.
     """
-    with _half(truth.poses.device):
+    with half(truth.poses.device):
         still = codec.encode_picture(to_float(truth.frames[:, 0]).to(codec.mean.dtype))
     source = _first(codec, truth, still)
     views = zip(truth.poses[:, 1:].split(8, dim=1), truth.intrinsics[:, 1:].split(8, dim=1), strict=True)
@@ -260,7 +261,7 @@ def _measure_chunk(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict
     first = to_float(truth.frames[:, :1])
     start = max(0, 8 * (chunk - 2))
     context = to_float(truth.frames[:, start : 8 * chunk + 1])
-    with _half(made.device):
+    with half(made.device):
         coded = codec.decode_clip(codec.encode_clip(context.to(codec.mean.dtype)))[0][:, -8:].float()
     return {
         "psnr": float(psnr(made, true).mean()),
@@ -354,12 +355,3 @@ def psnr_curve(report: dict[str, Any]) -> str:
         x_step=2 if end > 4 else 1,
         y_step=4,
     )
-
-
-def _half(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def to_float(frames: Tensor) -> Tensor:
-    """uint8 [..., Y, X, 3] -> fp32 [..., 3, Y, X] in [-1, 1]."""
-    return frames.movedim(-1, -3).float() / 127.5 - 1

@@ -19,7 +19,8 @@ def to_float(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-def _half(device: torch.device) -> torch.autocast:
+def half(device: torch.device) -> torch.autocast:
+    """bfloat16 products on a GPU, plain arithmetic elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
@@ -31,7 +32,7 @@ def _decoded(
     for frames, depth in zip(clips["frames"], clips["inverse_depth"], strict=True):
         whole = 1 + (len(frames) - 1) // n * n
         truth, true_depth = to_float(frames[:whole]), depth[:whole].float()
-        with _half(truth.device):
+        with half(truth.device):
             rgb, decoded = codec.decode_clip(
                 codec.encode_clip(truth[None], true_depth[None] if told else None)
             )
@@ -66,7 +67,7 @@ def evaluate_codec(
 
 def standing(codec: Codec, pictures: Tensor) -> Tensor:
     """Pictures [N, 3, Y, X] in [-1, 1], encoded standing still and decoded: the last of the eight frames."""
-    with _half(pictures.device):
+    with half(pictures.device):
         latent = codec.encode_picture(pictures)
         return codec.decode(latent, latent)[0][:, -1].float()
 
@@ -107,7 +108,7 @@ def codec_sheet(
     n = codec.config.frames
     frames = to_float(clips["frames"][:columns, : 1 + n])
     depth = clips["inverse_depth"][:columns, : 1 + n].float()
-    with _half(frames.device):
+    with half(frames.device):
         rgb, decoded = codec.decode_clip(codec.encode_clip(frames, depth))
         blind = codec.decode_clip(codec.encode_clip(frames))[1]
     maps = [grey(depth_code(d)) for d in (depth[:, n], decoded[:, -1], blind[:, -1])]
