@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TypeVar
 
 Options = TypeVar("Options")
-STAGES = ("codec", "world", "long", "distill")  # of training, in their order
+STAGES = ("all", "codec", "world", "long", "distill")  # of training, in their order
 BOX = " │╭╮╰╯─"  # what tyro frames its messages with
 
 FIRST_WORDS = """\

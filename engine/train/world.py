@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint import save_module
-from engine.codec import load_codec
+from engine.codec import Codec, load_codec
 from engine.conditioning import Conditioning, condition_clip
 from engine.config import POCKET, POCKET_CODEC, POCKET_MEMORY, ModelConfig, as_record
 from engine.engine import load_world
@@ -176,7 +176,7 @@ class Training:
         self.options, self.host = options, host
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
-        self.codec = load_codec(options.codec, device=host.device)
+        self.codec = self.stored_codec()
         self.model = self.built().to(host.device)
         host.share_weights(self.model)
         self.ema = Ema(self.model, decay=self.decay)
@@ -189,6 +189,12 @@ class Training:
         )
         self.truth: Truth | None = None
         self.returning: Truth | None = None
+
+    def stored_codec(self) -> Codec:
+        """The codec of the run; a random one of its size where only the compiler's cache is to be filled."""
+        if self.options.warm_only:
+            return Codec(POCKET_CODEC).to(self.host.device).eval().requires_grad_(False)
+        return load_codec(self.options.codec, device=self.host.device)
 
     def built(self) -> WorldModel:
         """The model that the run starts from."""
