@@ -58,6 +58,25 @@ def main() -> None:
         options.json.write_text(json.dumps({"load": loaded, "chunks": rows}, indent=1))
 
 
+def floor(engine: Engine, repeats: int = 20) -> float:
+    """Median seconds of the bare matrix products of one model pass: the weights of every linear layer, nothing else."""
+    model, tokens = engine.generator.model, 160
+    shapes = [
+        p.flatten(1) for p in model.blocks.parameters() if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16
+    ]
+    inputs = {w.shape[1]: torch.randn(tokens, w.shape[1], device=w.device, dtype=w.dtype) for w in shapes}
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            for w in shapes:
+                torch.nn.functional.linear(inputs[w.shape[1]], w)
+            if engine.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
 def report(
     options: argparse.Namespace, engine: Engine, loaded: float, rows: list[dict], finite: bool
 ) -> None:
@@ -79,7 +98,7 @@ def report(
     total = statistics.median(row["total"] for row in late)
     console.print(
         f"load {loaded:.2f} s · {engine.spec.chunk_frames / total:.1f} frames/s generated · "
-        f"memory {at(len(rows) // 2) / at(10) - 1:+.2%} from 10 s · state {'finite' if finite else 'NOT FINITE'}"
+        f"bare matrix products of a pass {1e3 * floor(engine):.0f} ms · memory {at(len(rows) // 2) / at(10) - 1:+.2%} from 10 s · state {'finite' if finite else 'NOT FINITE'}"
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.schedule import flow_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForcingConfig:
@@ -59,7 +61,7 @@ def flow_loss(
     weights: of frames [B, F], or of their cells [B, F, h, w].  cells: [B, F, h, w], what each token counts within its
     frame; None: all the same.
     """
-    error = (flow.float() - (noise - clean).float()).square().mean(dim=1)
+    error = (flow.float() - flow_of(clean, noise).float()).square().mean(dim=1)
     error = error if cells is None else error * cells
     if weights.ndim == 2:
         error = error.mean(dim=(2, 3))
