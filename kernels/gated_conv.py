@@ -209,17 +209,17 @@ def _backward(
             n = start + tl.arange(0, BLOCK)[:, None]
             total += tl.load(dc + n * 2 * M + channel, mask=(n < N) & known, other=0.0).to(tl.float32)
         tl.store(dbias + channel, tl.sum(total, axis=0)[None, :], mask=known)
-        for tap in range(9):  # of the weights
+        for moved in range(9):  # of the weights
             total = tl.zeros([BLOCK, CHANNELS], dtype=tl.float32)
             for start in range(0, N, BLOCK):
                 n = start + tl.arange(0, BLOCK)[:, None]
                 live = (n < N) & known
-                row, column = n // COLUMNS + tap // 3 - 1, n % COLUMNS + tap % 3 - 1
+                row, column = n // COLUMNS + moved // 3 - 1, n % COLUMNS + moved % 3 - 1
                 inside = live & (row >= 0) & (row < ROWS) & (column >= 0) & (column < COLUMNS)
                 at = (row * COLUMNS + column) * 2 * M + channel
                 b_dc = tl.load(dc + n * 2 * M + channel, mask=live, other=0.0).to(tl.float32)
                 total += b_dc * tl.load(a + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dtaps + tap * 2 * M + channel, tl.sum(total, axis=0)[None, :], mask=known)
+            tl.store(dtaps + moved * 2 * M + channel, tl.sum(total, axis=0)[None, :], mask=known)
         for start in range(0, N, BLOCK):  # of the input: every tap the other way
             n = start + tl.arange(0, BLOCK)[:, None]
             live = (n < N) & known

@@ -217,7 +217,7 @@ class Training:
     def fill(self) -> None:
         """Render and encode the first clips."""
         self.renderer = Renderer(self.host.device)
-        o, slice_ = self.options, min(self.options.pool, 32)
+        o, slice_ = self.options, min(self.options.pool, 64)
         for at in range(0, o.pool, slice_):
             self.add(at // slice_, slice_)
         if self.host.leads:
