@@ -35,7 +35,7 @@ def test_kernel_equals_twin(R: int, grid: tuple[int, int], M: int) -> None:
     twin = results(gated_conv_plain, given, grid, torch.float32)
     ours = results(gated_conv, given, grid, torch.float32)
     for name, want in exact.items():
-        floor = torch.finfo(torch.float32).eps / 2  # a rounding of the result itself
+        floor = torch.finfo(torch.float32).eps  # a unit in the last place: a GPU's exp is off by up to two
         assert distance(ours[name], want) <= 2 * max(distance(twin[name], want), floor), name
 
 

@@ -56,8 +56,8 @@ def test_kernel_equals_twin(size: tuple[int, ...], erase: bool) -> None:
     for name, want in exact.items():
         if name == "dv" and size[5] == 1:
             continue  # v is a constant one there
-        # a rounding of the result itself where the twin happens to be nearly exact
-        floor = torch.finfo(torch.float32).eps / 2
+        # where the twin happens to be nearly exact: a unit in the last place, by which a GPU's order of sums differs
+        floor = torch.finfo(torch.float32).eps
         assert distance(ours[name], want) <= 2 * max(distance(twin[name], want), floor), name
 
 
@@ -79,9 +79,9 @@ def test_the_model_computes_the_same(monkeypatch: pytest.MonkeyPatch, compiled: 
     given = inputs(model, 2)
     given["text"] = given["text"].detach()
     wanted = through(model, given)
-    model.float()
+    model.to(DEVICE, torch.float32)
     single = {
-        n: t.to(dtype=torch.float32) if n in ("x", "timestep", "text", "cond") else t
+        n: t.to(device=DEVICE, dtype=torch.float32) if n in ("x", "timestep", "text", "cond") else t
         for n, t in given.items()
     }
     plain = through(model, single)
@@ -98,4 +98,4 @@ def through(model: WorldModel, given: dict[str, Any]) -> list[Tensor]:
     model.zero_grad()
     flow, _ = model(**given)
     flow.square().mean().backward()
-    return [flow.detach(), *(p.grad.clone() for p in model.blocks.parameters() if p.grad is not None)]
+    return [flow.detach().cpu(), *(p.grad.cpu() for p in model.blocks.parameters() if p.grad is not None)]
