@@ -54,7 +54,7 @@ class Generator:
             frame=0,
             chunk=0,
             seed=seed,
-            text=self.model.embed_text(text if self.config.words else text.to(self.dtype)),
+            text=self._embedded(text),
             text_mask=text_mask,
             latent=first,
             anchor=anchor,
@@ -78,6 +78,18 @@ class Generator:
         Returns the latents [B, C, F, h, w] fp32 and the state after them; `state` itself stays valid. Raises NotFinite.
         """
         return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+
+    @torch.inference_mode()
+    def retell(self, state: StreamState, *, text: Tensor, text_mask: Tensor | None = None) -> StreamState:
+        """The same flight under another prompt from the next chunk on; arguments as in `start`.
+
+        Keys and values of the text are worked out once per chunk and are in no state. What was seen under the old
+        prompt stays remembered as it was: a flight that changes at chunk k is the one whose text switches there.
+        """
+        return replace(state, text=self._embedded(text), text_mask=text_mask)
+
+    def _embedded(self, text: Tensor) -> Tensor:
+        return self.model.embed_text(text if self.config.words else text.to(self.dtype))
 
     def _chunk(
         self,
