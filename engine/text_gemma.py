@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from engine.fingerprint import fingerprint
 from engine.release import read_json
@@ -137,7 +138,7 @@ def load_model(kind: str, folder: Path, *, device: str, dtype: torch.dtype, atte
             output_loading_info=True,
             **place,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no whole {kind} ({_first_line(error)}): fetch it again") from error
     if lost := sorted({*told["missing_keys"], *(str(name) for name, *_ in told["mismatched_keys"])}):
         raise ValueError(
