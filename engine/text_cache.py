@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 
 from engine.tensorfile import read_tensors, write_tensors
 from engine.text import Embedding, Request
@@ -19,11 +20,7 @@ LARGEST = 512 << 20  # bytes in the folder; a prompt takes 1.4 MB for stage 1 an
 
 
 def cache_folder() -> Path:
-    """Where this platform keeps what can be made again. Raises ValueError."""
-    try:
-        from platformdirs import user_cache_path
-    except ImportError as error:
-        raise ValueError("encoded prompts need platformdirs: pip install 'world-explorer[sana]'") from error
+    """Where this platform keeps what can be made again."""
     return user_cache_path("world-explorer", appauthor=False) / "text"
 
 

@@ -55,7 +55,12 @@ def gemma3(folder: Path, *, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     picture = dict(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=8,
+        patch_size=4,
     )
     config = Gemma3Config(text_config=TEXT, vision_config=picture, mm_tokens_per_image=1, image_token_index=3)
     stirred(Gemma3ForConditionalGeneration(config)).save_pretrained(folder)
@@ -70,7 +75,11 @@ def connectors(folder: Path, *, rope: str = "split") -> Path:
     heads = {
         f"{which}_connector_{name}": n
         for which in ("video", "audio")
-        for name, n in (("num_attention_heads", 2), ("attention_head_dim", 16), ("num_learnable_registers", 8))
+        for name, n in (
+            ("num_attention_heads", 2),
+            ("attention_head_dim", 16),
+            ("num_learnable_registers", 8),
+        )
     }
     made = LTX2TextConnectors(
         caption_channels=32, text_proj_in_factor=4, connector_rope_base_seq_len=64, rope_type=rope, **heads

@@ -18,7 +18,10 @@ from engine.window import chunk_lengths
 from tests.flights import CHUNKY, GRID, SMALL, distance, flight, inputs, random_model
 from tests.test_model import tensors
 
-FRAMES, LATE = 10, 7  # latent frames, and the first one under the other prompt: chunk 2 of 4, 3, 3, or 7 of singles
+FRAMES, LATE = (
+    10,
+    7,
+)  # latent frames, and the first one under the other prompt: chunk 2 of 4, 3, 3, or 7 of singles
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 CONFIGS = pytest.mark.parametrize(
     "config", [SMALL, CHUNKY, replace(SMALL, memory_channels=5)], ids=["pocket", "chunks", "memory"]
@@ -44,7 +47,9 @@ def test_the_same_prompt_changes_nothing(config: ModelConfig) -> None:
     state = begun(made, config)
     same = made.retell(state, text=words(config, 1))
     assert all(
-        torch.equal(a, b) for x, y in zip(state.blocks, same.blocks, strict=True) for a, b in zip(tensors(x), tensors(y), strict=True)
+        torch.equal(a, b)
+        for x, y in zip(state.blocks, same.blocks, strict=True)
+        for a, b in zip(tensors(x), tensors(y), strict=True)
     )
     assert torch.equal(state.text, same.text)
     assert same.text_mask is state.text_mask is None

@@ -38,7 +38,9 @@ class Letters:
 
 
 def same(a: Embedding, b: Embedding) -> bool:
-    return torch.equal(a.states, b.states) and torch.equal(a.mask, b.mask) and a.states.dtype == b.states.dtype
+    return (
+        torch.equal(a.states, b.states) and torch.equal(a.mask, b.mask) and a.states.dtype == b.states.dtype
+    )
 
 
 def test_a_prompt_is_encoded_once(tmp_path: Path) -> None:
@@ -127,7 +129,6 @@ def test_a_book_is_no_prompt() -> None:
 
 
 def test_the_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("platformdirs", reason="platformdirs is not installed: pip install '.[sana]'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))

@@ -141,7 +141,10 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks weights of Gemma2Model: .*up_proj"), encoder(folder).opened():
+    with (
+        pytest.raises(ValueError, match=r"lacks weights of Gemma2Model: .*up_proj"),
+        encoder(folder).opened(),
+    ):
         pass
 
 

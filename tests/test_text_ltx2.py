@@ -146,7 +146,9 @@ def test_identity_follows_the_connectors(folders: tuple[Path, Path], tmp_path: P
         ({"rope_double_precision": 1}, "rope_double_precision=1"),
     ],
 )
-def test_a_config_we_cannot_run_is_refused(folders: tuple[Path, Path], change: dict[str, object], said: str) -> None:
+def test_a_config_we_cannot_run_is_refused(
+    folders: tuple[Path, Path], change: dict[str, object], said: str
+) -> None:
     record = json.loads((folders[1] / "config.json").read_text())
     with pytest.raises(ValueError, match=said):
         connector_config(record | change)
