@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-WEIGHTS = (".safetensors",)
+WEIGHTS = ".safetensors"
+READ = (WEIGHTS, ".json", ".model", ".txt", ".jinja")  # what a model can be made of; a README is not
 SLICES, SLICE = 64, 1 << 16  # pieces read of a weight file, bytes of each
 
 
@@ -14,16 +15,19 @@ def fingerprint(folder: Path) -> str:
 
     Small files count wholly; of a weight file its size, its beginning (where safetensors names every tensor) and
     pieces spread evenly over the rest, 4 MB in all. Training, merging or quantising moves weights everywhere, so a
-    model that differs has another fingerprint. Copying it or touching its dates changes nothing.
+    model that differs has another fingerprint. Copying it or touching its dates changes nothing. Raises ValueError.
     """
     h = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        h.update(f"{path.name} {path.stat().st_size}\n".encode())
-        if path.suffix in WEIGHTS:
-            _sample(path, h)
-        elif path.suffix in (".json", ".model", ".txt"):
-            with path.open("rb") as file:
-                h.update(hashlib.file_digest(file, "sha256").digest())
+    try:
+        for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in READ):
+            h.update(f"{path.name} {path.stat().st_size}\n".encode())
+            if path.suffix == WEIGHTS:
+                _sample(path, h)
+            else:
+                with path.open("rb") as file:
+                    h.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read ({error.strerror}): fetch the release again") from error
     return h.hexdigest()
 
 

@@ -21,6 +21,7 @@ class Embedding:
 
     states: Tensor  # [B, L, caption_dim]
     mask: Tensor  # [B, L] bool, True: a word
+    lost: int = 0  # tokens at the end of the text that did not fit
 
 
 @dataclass(frozen=True, slots=True)

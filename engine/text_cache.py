@@ -56,7 +56,8 @@ class TextCache:
         """Returns why the file could not be written, None if it was."""
         path = self.path(identity, request)
         try:
-            write_tensors(path, {"states": embedding.states, "mask": embedding.mask}, kind=KIND)
+            tensors = {"states": embedding.states, "mask": embedding.mask}
+            write_tensors(path, tensors, kind=KIND, record=str(embedding.lost))
             self._shrink(keep=path)
         except OSError as error:
             return error.strerror or str(error)
@@ -80,11 +81,11 @@ class TextCache:
 def _read(path: Path, largest: int) -> Embedding:
     if path.stat().st_size > largest:
         raise ValueError(f"{path} is too large for an encoded prompt")
-    tensors, _ = read_tensors(path, kind=KIND)
+    tensors, lost = read_tensors(path, kind=KIND)
     if tensors.keys() != {"states", "mask"}:
         raise ValueError(f"{path} does not hold states and their mask")
     states, mask = tensors["states"], tensors["mask"]
     good = states.ndim == 3 and states.is_floating_point() and mask.dtype == torch.bool
     if not good or mask.shape != states.shape[:2] or not bool(states.isfinite().all()):
         raise ValueError(f"{path} does not hold states and their mask")
-    return Embedding(states=states, mask=mask)
+    return Embedding(states=states, mask=mask, lost=int(lost))

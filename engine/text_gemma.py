@@ -59,17 +59,12 @@ class Gemma2:
         length = self.tokens
         if request.instruction:
             length += len(tokenizer.encode(request.instruction)) - 2
-        read = tokenizer(
-            [request.instruction + request.prompt],
-            max_length=length,
-            padding="max_length",
-            padding_side="right",
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
+        read, lost = tokens_of(tokenizer, request.instruction + request.prompt, length, padding="right")
+        read = read.to(self.device)
         states = model(input_ids=read.input_ids, attention_mask=read.attention_mask).last_hidden_state
         keep = [0, *range(length - self.tokens + 1, length)]
-        return Embedding(states=states[:, keep].cpu(), mask=read.attention_mask[:, keep].bool().cpu())
+        mask = read.attention_mask[:, keep].bool()
+        return Embedding(states=states[:, keep].cpu(), mask=mask.cpu(), lost=lost)
 
 
 def local_folder(name: str) -> Path:
@@ -113,6 +108,20 @@ def load_tokenizer(folder: Path) -> Any:
         raise ValueError(
             f"{folder} holds no tokenizer ({_first_line(error)}): fetch the encoder again"
         ) from error
+
+
+def tokens_of(tokenizer: Any, text: str, length: int, *, padding: str) -> tuple[Any, int]:
+    """Ids and mask of exactly `length` tokens, the special ones included, and how many did not fit."""
+    read = tokenizer(
+        [text],
+        max_length=length,
+        padding="max_length",
+        padding_side=padding,
+        truncation=True,
+        add_special_tokens=True,
+        return_tensors="pt",
+    )
+    return read, max(len(tokenizer.encode(text)) - length, 0)
 
 
 def load_model(kind: str, folder: Path, *, device: str, dtype: torch.dtype, attention: str) -> Any:

@@ -19,7 +19,7 @@ from torch import nn
 from engine.fingerprint import fingerprint
 from engine.release import empty, fill, opened, read_json
 from engine.text import Embedding, Request
-from engine.text_gemma import INSTALL, checked, free_memory, load_model, load_tokenizer
+from engine.text_gemma import INSTALL, checked, free_memory, load_model, load_tokenizer, tokens_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +67,15 @@ class Gemma3:
     def _encode(self, request: Request, tokenizer: Any, model: Any, connectors: Any) -> Embedding:
         if request.instruction:
             raise ValueError("the refiner reads the prompt alone: leave out the instruction")
-        read = tokenizer(
-            [request.prompt.strip()],
-            max_length=self.tokens,
-            padding="max_length",
-            padding_side="left",
-            truncation=True,
-            add_special_tokens=True,
-            return_tensors="pt",
-        ).to(self.device)
+        read, lost = tokens_of(tokenizer, request.prompt.strip(), self.tokens, padding="left")
+        read = read.to(self.device)
         mask = read.attention_mask
         out = model(input_ids=read.input_ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         layers = torch.stack(
             [h.to(self.device) for h in out.hidden_states], dim=-1
         )  # [1, L, hidden, layers + 1]
         states, _, seen = connectors(layers, mask)
-        return Embedding(states=states.cpu(), mask=seen.bool().cpu())
+        return Embedding(states=states.cpu(), mask=seen.bool().cpu(), lost=lost)
 
 
 def load_connectors(folder: Path, *, device: str, dtype: torch.dtype) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from engine.generator import NotFinite
 from engine.model import WorldModel
 from engine.sampler import Clip, Sampler, SamplerState
+from engine.sampler_file import clip_key, load_progress, save_progress
 from engine.sampling import Sampling, clip_chunks, ladder
 from engine.text import Embedding
 from tests.flights import CHUNKY, GRID, distance, flight, random_model
@@ -49,7 +51,7 @@ def written_out(model: WorldModel, given: Clip, x: Tensor, sampling: Sampling) -
         lambda t: torch.cat((t, t)),
     )
     starts = [int(i / len(lengths) * sampling.steps) for i in range(len(lengths))]
-    text = model.embed_text(torch.cat((given.negative.states, given.prompt.states)))
+    text = model.embed_text(torch.cat((given.negative.states, given.prompt.states)).to(x.dtype))
     mask = torch.cat((given.negative.mask, given.prompt.mask))
     for now in range(starts[-1] + sampling.steps):
         active = tuple(n for n, start in zip(lengths, starts, strict=True) if start <= now)
@@ -73,7 +75,9 @@ def written_out(model: WorldModel, given: Clip, x: Tensor, sampling: Sampling) -
         negative, positive = flow.chunk(2)
         flow = negative + sampling.guidance * (positive - negative)
         by = told / 1000 - torch.tensor([target for _, target in rows])
-        x = torch.cat((x[:, :, :frames] - by[:, None, None] * flow, x[:, :, frames:]), dim=2)
+        precise = x[:, :, :frames].to(torch.promote_types(x.dtype, torch.float32))
+        moved = precise - by[:, None, None] * flow
+        x = torch.cat((moved.to(x.dtype), x[:, :, frames:]), dim=2)
     return x
 
 
@@ -138,3 +142,45 @@ def test_what_is_not_finite_stops_the_clip() -> None:
         next(sampler.run(broken, sampler.start(given)))
     with pytest.raises(ValueError, match="noise of shape"):
         sampler.start(given, noise=torch.zeros(2, 6, 4, *GRID))
+
+
+def test_an_interrupted_clip_goes_on_from_its_file(tmp_path: Path) -> None:
+    sampler, given, path = Sampler(random_model(TEACHER), FEW), clip(10), tmp_path / "clips" / "a.part"
+    start = sampler.start(given, seed=4)
+    key = clip_key(given, start, sampling=FEW, weights="w")
+    assert load_progress(path, start, key=key) is None
+    states = list(sampler.run(given, start))
+    save_progress(path, states[4], key=key)
+    stopped = load_progress(path, start, key=key)
+    assert stopped is not None
+    assert stopped.done == 5
+    assert torch.equal(last(sampler.run(given, stopped)).latents, states[-1].latents)
+    others = (
+        clip_key(given, start, sampling=replace(FEW, steps=5), weights="w"),
+        clip_key(given, start, sampling=FEW, weights="v"),
+        clip_key(given, sampler.start(given, seed=5), sampling=FEW, weights="w"),
+        clip_key(replace(given, prompt=given.negative), start, sampling=FEW, weights="w"),
+        clip_key(
+            replace(given, cond=replace(given.cond, P=given.cond.P + 1)), start, sampling=FEW, weights="w"
+        ),
+    )
+    assert all(load_progress(path, start, key=other) is None for other in others)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="cannot be read as clip half done"):
+        load_progress(path, start, key=key)
+
+
+def test_in_bfloat16_levels_stay_exact_and_latents_are_rounded_after_every_pass() -> None:
+    """Timesteps as the ladder has them; no further from fp64 than twice what the release's form is in bfloat16."""
+    given, exact = clip(5, WHOLE), Sampler(random_model(WHOLE), FEW)
+    sampler = Sampler(random_model(WHOLE, dtype=torch.bfloat16), FEW)
+    told: list[Tensor] = []
+    sampler.model.t_embedder.register_forward_pre_hook(lambda _, args: told.append(args[0]))
+    start = sampler.start(given, seed=4)
+    states = list(sampler.run(given, start))
+    assert all(s.latents.dtype == torch.bfloat16 for s in states)
+    assert [t[0, 1].item() for t in told[::2]] == [rung.timestep for rung in ladder(FEW)]
+    assert not any(t[:, 0].any() for t in told)
+    want = last(exact.run(given, replace(start, latents=start.latents.double()))).latents
+    theirs = written_out(sampler.model, given, start.latents, FEW)
+    assert distance(states[-1].latents, want) <= 2 * distance(theirs, want)

@@ -34,7 +34,11 @@ class Letters:
     def _encode(self, request: Request) -> Embedding:
         self.asked.append(request)
         codes = torch.tensor([ord(c) for c in (request.instruction + request.prompt).ljust(8)[:8]])
-        return Embedding(states=codes[None, :, None].bfloat16().expand(1, 8, 4), mask=(codes != 32)[None])
+        return Embedding(
+            states=codes[None, :, None].bfloat16().expand(1, 8, 4),
+            mask=(codes != 32)[None],
+            lost=len(request.prompt),
+        )
 
 
 def same(a: Embedding, b: Embedding) -> bool:

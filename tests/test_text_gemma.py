@@ -48,6 +48,7 @@ def test_the_first_token_and_the_last_are_kept(folder: Path, prompt: str) -> Non
     keep = [0, *range(length - TOKENS + 1, length)]
     words = min(1 + len(CHI + prompt), length)
     assert got.mask.tolist() == [[place < words for place in keep]]
+    assert got.lost == 1 + len(CHI + prompt) - words
     places = [place for place in keep if place < words]
     torch.testing.assert_close(got.states[got.mask], whole[0, places], rtol=1e-4, atol=1e-5)
 

@@ -59,6 +59,7 @@ def test_diffusers_encodes_the_same(folders: tuple[Path, Path], prompt: str) -> 
         got = encode(Request(prompt))
     assert got.states.shape == (1, TOKENS, 32)
     assert torch.equal(got.mask, mask.bool())
+    assert got.lost == max(1 + len(prompt.strip()) - TOKENS, 0)
     torch.testing.assert_close(got.states, states, rtol=1e-4, atol=1e-5)
 
 
@@ -133,6 +134,8 @@ def test_a_tokenizer_beside_the_encoder_is_found(folders: tuple[Path, Path], tmp
 def test_identity_follows_the_connectors(folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = encoders.connectors(tmp_path, rope="interleaved")
     assert encoder((folders[0], other)).identity() != encoder(folders).identity()
+    with pytest.raises(ValueError, match="missing cannot be read"):
+        encoder((folders[0], tmp_path / "missing")).identity()
 
 
 @pytest.mark.parametrize(
