@@ -40,7 +40,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerState:
-    """Where a clip stands between two passes: enough to go on from, in this process or another."""
+    """Where a clip stands between two passes: with its `Clip` all that is needed to go on, here or elsewhere."""
 
     latents: Tensor  # [B, C, F, h, w] in the model's dtype, as the release rounds it after every pass
     done: int  # passes

@@ -1,4 +1,11 @@
-"""Text as a model reads it: a prompt is encoded once, kept on disk, and its encoder is freed."""
+"""Text as a model reads it: a prompt is encoded once, kept on disk, and its encoder is freed.
+
+    stage_1 = Gemma2(folder=local_folder(STAGE_1), device="cuda")
+    requests = [Request(prompt, instruction(release)), Request(negative)]
+    positive, negative = embed(requests, stage_1, cache=TextCache(cache_folder()))
+
+For a flight that goes on meanwhile, `device="cpu"` leaves the GPU's memory alone; `Generator.retell` takes the result.
+"""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
 
-from engine.tensorfile import read_tensors, write_tensors
+from engine.checkpoint import digest
 from engine.text import Embedding, Request
 
-KIND = "encoded prompt"
-FORMAT = "1"  # of names: another one forgets everything
+FORMAT = "1"  # in every name: another one forgets everything
 LARGEST = 512 << 20  # bytes in the folder; a prompt takes 1.4 MB for stage 1 and 7.9 MB for the refiner
 
 
@@ -56,8 +57,7 @@ class TextCache:
         """Returns why the file could not be written, None if it was."""
         path = self.path(identity, request)
         try:
-            tensors = {"states": embedding.states, "mask": embedding.mask}
-            write_tensors(path, tensors, kind=KIND, record=str(embedding.lost))
+            _write(path, embedding)
             self._shrink(keep=path)
         except OSError as error:
             return error.strerror or str(error)
@@ -78,14 +78,33 @@ class TextCache:
             total -= size
 
 
+def _write(path: Path, embedding: Embedding) -> None:
+    """The file appears whole or not at all. Raises OSError."""
+    tensors = {"states": embedding.states.contiguous(), "mask": embedding.mask.contiguous()}
+    data = serialise(tensors, {"lost": str(embedding.lost), "sha256": digest(tensors)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _read(path: Path, largest: int) -> Embedding:
-    if path.stat().st_size > largest:
-        raise ValueError(f"{path} is too large for an encoded prompt")
-    tensors, lost = read_tensors(path, kind=KIND)
-    if tensors.keys() != {"states", "mask"}:
-        raise ValueError(f"{path} does not hold states and their mask")
-    states, mask = tensors["states"], tensors["mask"]
-    good = states.ndim == 3 and states.is_floating_point() and mask.dtype == torch.bool
+    """Raises ValueError for a file that is broken or holds something else."""
+    try:
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path} is too large")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    if tensors.keys() != {"states", "mask"} or digest(tensors) != metadata.get("sha256"):
+        raise ValueError(f"{path} is damaged")
+    states, mask, lost = tensors["states"], tensors["mask"], metadata.get("lost", "")
+    good = states.ndim == 3 and states.is_floating_point() and mask.dtype == torch.bool and lost.isdecimal()
     if not good or mask.shape != states.shape[:2] or not bool(states.isfinite().all()):
         raise ValueError(f"{path} does not hold states and their mask")
     return Embedding(states=states, mask=mask, lost=int(lost))

@@ -17,6 +17,7 @@ from engine.fingerprint import fingerprint
 from engine.release import read_json
 from engine.text import Embedding, Request
 
+STAGE_1 = "Efficient-Large-Model/gemma-2-2b-it"  # where the releases take it from
 INSTALL = "pip install 'world-explorer[sana]'"
 
 

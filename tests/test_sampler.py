@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from engine.generator import NotFinite
 from engine.model import WorldModel
 from engine.sampler import Clip, Sampler, SamplerState
-from engine.sampler_file import clip_key, load_progress, save_progress
 from engine.sampling import Sampling, clip_chunks, ladder
 from engine.text import Embedding
 from tests.flights import CHUNKY, GRID, distance, flight, random_model
@@ -142,32 +140,6 @@ def test_what_is_not_finite_stops_the_clip() -> None:
         next(sampler.run(broken, sampler.start(given)))
     with pytest.raises(ValueError, match="noise of shape"):
         sampler.start(given, noise=torch.zeros(2, 6, 4, *GRID))
-
-
-def test_an_interrupted_clip_goes_on_from_its_file(tmp_path: Path) -> None:
-    sampler, given, path = Sampler(random_model(TEACHER), FEW), clip(10), tmp_path / "clips" / "a.part"
-    start = sampler.start(given, seed=4)
-    key = clip_key(given, start, sampling=FEW, weights="w")
-    assert load_progress(path, start, key=key) is None
-    states = list(sampler.run(given, start))
-    save_progress(path, states[4], key=key)
-    stopped = load_progress(path, start, key=key)
-    assert stopped is not None
-    assert stopped.done == 5
-    assert torch.equal(last(sampler.run(given, stopped)).latents, states[-1].latents)
-    others = (
-        clip_key(given, start, sampling=replace(FEW, steps=5), weights="w"),
-        clip_key(given, start, sampling=FEW, weights="v"),
-        clip_key(given, sampler.start(given, seed=5), sampling=FEW, weights="w"),
-        clip_key(replace(given, prompt=given.negative), start, sampling=FEW, weights="w"),
-        clip_key(
-            replace(given, cond=replace(given.cond, P=given.cond.P + 1)), start, sampling=FEW, weights="w"
-        ),
-    )
-    assert all(load_progress(path, start, key=other) is None for other in others)
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match="cannot be read as clip half done"):
-        load_progress(path, start, key=key)
 
 
 def test_in_bfloat16_levels_stay_exact_and_latents_are_rounded_after_every_pass() -> None:
