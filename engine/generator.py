@@ -86,6 +86,10 @@ class Generator:
         Keys and values of the text are worked out once per chunk and are in no state. What was seen under the old
         prompt stays remembered as it was: a flight that changes at chunk k is the one whose text switches there.
         """
+        if text.shape[0] != state.latent.shape[0]:
+            raise ValueError(
+                f"{text.shape[0]} prompts for a state of {state.latent.shape[0]} flights: give one each"
+            )
         return replace(state, text=self._embedded(text), text_mask=text_mask)
 
     def _embedded(self, text: Tensor) -> Tensor:
@@ -125,7 +129,10 @@ class Generator:
         )
 
     def _denoised(self, x: Tensor, given: Given, pinned: Tensor | None, memory: Tensor | None) -> Tensor:
-        """Euler steps from noise; the pinned first frame is put back after each."""
+        """Euler steps from noise; the pinned first frame is put back after each.
+
+        Latents stay in fp32 between passes, where the release rounds them to bfloat16: one rounding less, not one more.
+        """
         if pinned is not None:
             x = torch.cat((pinned, x[:, :, 1:]), dim=2)
             if x.shape[2] == 1:

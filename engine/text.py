@@ -64,7 +64,7 @@ def embed(
 ) -> list[Embedding]:
     """Encode texts, each only if the cache does not hold it: then the encoder is loaded once and freed again.
 
-    `on_step` hears what is being done, and what could not be kept.
+    `on_step` hears what is being done, what did not fit, and what could not be kept.
     """
     identity = encoder.identity() if cache is not None else ""
     known: dict[Request, Embedding] = {}
@@ -81,4 +81,7 @@ def embed(
                     on_step(
                         f"the encoded prompt could not be kept ({why}): it will be encoded again next time"
                     )
+    for request, embedding in known.items():
+        if embedding.lost:
+            on_step(f"'{request.prompt[:30]}' is {embedding.lost} tokens too long: its end is not read")
     return [known[r] for r in requests]

@@ -165,4 +165,5 @@ def free_memory() -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = str(error).strip()
+    return said.splitlines()[0][:200] if said else type(error).__name__

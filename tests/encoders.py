@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 VOCABULARY = ["<pad>", "<eos>", "<bos>", "<unk>", *"abcdefghijklmnopqrstuvwxyz .:-\n,"]
@@ -94,6 +98,19 @@ def stirred(model: Any) -> Any:
     for p in model.parameters():
         p.add_(0.2 * torch.randn_like(p))
     return model.eval()
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Whoever asks the network fails the test."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an encoder asked the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
 
 
 def change(path: Path, **values: object) -> None:

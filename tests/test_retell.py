@@ -72,6 +72,12 @@ def test_an_old_state_keeps_its_prompt(config: ModelConfig) -> None:
     assert torch.equal(back, before)
 
 
+def test_each_flight_needs_a_prompt() -> None:
+    made = Generator(random_model(SMALL))
+    with pytest.raises(ValueError, match="1 prompts for a state of 2 flights"):
+        made.retell(begun(made, SMALL), text=words(SMALL, 2)[:1])
+
+
 @contextmanager
 def switching(model: WorldModel, late: Tensor, mask: Tensor) -> Iterator[None]:
     """From latent frame LATE on, every block reads the other text: computed apart, and put in place of its answer."""

@@ -37,7 +37,7 @@ class Letters:
         return Embedding(
             states=codes[None, :, None].bfloat16().expand(1, 8, 4),
             mask=(codes != 32)[None],
-            lost=len(request.prompt),
+            lost=max(len(request.prompt) - 8, 0),
         )
 
 
@@ -118,6 +118,15 @@ def test_a_folder_that_cannot_be_written_is_named_but_does_no_harm(tmp_path: Pat
     (got,) = embed([Request("hill")], Letters(), cache=TextCache(tmp_path / "text"), on_step=said.append)
     assert got.mask.sum() == 4
     assert "could not be kept" in said[-1]
+
+
+def test_what_does_not_fit_is_told_every_time(tmp_path: Path) -> None:
+    encoder, cache = Letters(), TextCache(tmp_path)
+    for _ in range(2):
+        said: list[str] = []
+        embed([Request("hills and more")], encoder, cache=cache, on_step=said.append)
+        assert said[-1] == "'hills and more' is 6 tokens too long: its end is not read"
+    assert encoder.loaded == 1
 
 
 def test_without_a_cache_nothing_is_kept() -> None:

@@ -149,6 +149,23 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         pass
 
 
+def test_nothing_is_fetched_and_no_code_of_the_folder_is_run(tmp_path: Path) -> None:
+    folder, trace = encoders.gemma2(tmp_path / "gemma2"), tmp_path / "ran"
+    with encoder(folder).opened() as encode:
+        want = encode(Request("a hill")).states
+    (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    names = {
+        "AutoModel": "evil.Model",
+        "AutoConfig": "evil.Config",
+        "AutoTokenizer": ["evil.Slow", "evil.Fast"],
+    }
+    encoders.change(folder / "config.json", auto_map=names)
+    encoders.change(folder / "tokenizer_config.json", auto_map=names)
+    with encoders.offline(), encoder(folder).opened() as encode:
+        assert torch.equal(encode(Request("a hill")).states, want)
+    assert not trace.exists()
+
+
 def test_encoders_come_from_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_folder(str(tmp_path)) == tmp_path
     with pytest.raises(ValueError, match="is not the name of a repository"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.release import empty
 from engine.text import Request
 from engine.text_ltx2 import Gemma3, connector_config
 from tests import encoders
@@ -64,7 +65,7 @@ def test_diffusers_encodes_the_same(folders: tuple[Path, Path], prompt: str) -> 
 
 
 def test_registers_stand_where_padding_was(folders: tuple[Path, Path]) -> None:
-    with encoder(folders).opened() as encode:
+    with encoders.offline(), encoder(folders).opened() as encode:
         got, same, other = (encode(Request(p)) for p in ("a hill", " a hill\n", "a hall"))
     assert got.mask.all()
     assert torch.equal(got.states, same.states)
@@ -155,6 +156,18 @@ def test_a_config_we_cannot_run_is_refused(
     record = json.loads((folders[1] / "config.json").read_text())
     with pytest.raises(ValueError, match=said):
         connector_config(record | change)
+
+
+def test_released_size() -> None:
+    """Of the released 1.43 billion parameters, those of the audio half have no place here."""
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+    ours = empty(lambda: LTX2TextConnectors(**connector_config({}))).state_dict()
+    theirs = empty(LTX2TextConnectors).state_dict()
+    assert sum(t.numel() for t in theirs.values()) == pytest.approx(1.43e9, rel=0.01)
+    assert {n: t.shape for n, t in theirs.items() if not n.startswith("audio_")} == {
+        n: t.shape for n, t in ours.items()
+    }
 
 
 def test_an_instruction_is_refused(folders: tuple[Path, Path]) -> None:
