@@ -25,9 +25,9 @@ INSTALL = "pip install 'world-explorer[sana]'"
 class Gemma2:
     """The encoder of stage 1.
 
-    States are those after the final norm. With an instruction the text is padded to the instruction's tokens and
-    `tokens` - 2 more; the first token and the last `tokens` - 1 are kept, so that the instruction acts but is not
-    seen, apart from its end in the case of a short prompt. Padding stands on the right. Without an instruction all
+    States are those after the final norm. With an instruction the text is padded on the right to the instruction's
+    tokens and `tokens` - 2 more; the first and the last `tokens` - 1 are kept. So the instruction acts through what
+    the prompt attends to, and is itself not seen but for its first and last token. Without an instruction all
     `tokens` are kept. Longer texts are cut at the end.
     """
 
