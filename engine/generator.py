@@ -131,7 +131,7 @@ class Generator:
     def _denoised(self, x: Tensor, given: Given, pinned: Tensor | None, memory: Tensor | None) -> Tensor:
         """Euler steps from noise; the pinned first frame is put back after each.
 
-        Latents stay in fp32 between passes, where the release rounds them to bfloat16: one rounding less, not one more.
+        Latents stay in fp32 between passes; the release rounds them to bfloat16 there.
         """
         if pinned is not None:
             x = torch.cat((pinned, x[:, :, 1:]), dim=2)

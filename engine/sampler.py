@@ -86,8 +86,11 @@ class Sampler:
     def run(self, clip: Clip, state: SamplerState) -> Iterator[SamplerState]:
         """The state after each pass that is left; the last one holds the clip. Raises NotFinite.
 
-        To interrupt, stop iterating; to go on, pass the last state again. A later chunk's past is then worked out anew.
+        To interrupt, stop iterating; to go on, pass the last state again: what finished chunks left is then worked
+        out anew, and comes out the same.
         """
+        if state.latents.shape[2] != clip.frames:
+            raise ValueError(f"{state.latents.shape[2]} latent frames for a camera of {clip.frames}")
         told = self._told(clip)
         for now in self.plan(clip)[state.done :]:
             flows = []

@@ -138,6 +138,8 @@ def test_what_is_not_finite_stops_the_clip() -> None:
     broken = replace(given, prompt=replace(given.prompt, states=given.prompt.states * torch.nan))
     with pytest.raises(NotFinite, match="pass 1 of the clip"):
         next(sampler.run(broken, sampler.start(given)))
+    with pytest.raises(ValueError, match="3 latent frames for a camera of 4"):
+        next(sampler.run(clip(4, WHOLE), sampler.start(given)))
     with pytest.raises(ValueError, match="noise of shape"):
         sampler.start(given, noise=torch.zeros(2, 6, 4, *GRID))
 
