@@ -41,7 +41,7 @@ def expand_rows(q: Tensor, scale: Tensor) -> Tensor:
     return q.float() * scale.view(-1, *[1] * (q.ndim - 1))
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over name, type, shape and bytes of every tensor, in order of names."""
     h = hashlib.sha256()
     for name in sorted(tensors):
@@ -73,7 +73,7 @@ def save_module(
         "format": FORMAT,
         "kind": kind,
         "config": json.dumps(dict(config)),
-        "sha256": _digest(tensors),
+        "sha256": digest(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -97,7 +97,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}): fetch or export it again"
         ) from error
-    if _digest(tensors) != metadata.get("sha256"):
+    if digest(tensors) != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: its tensors do not match its sha256; fetch or export it again")
     return tensors, _config(path, metadata)
 

@@ -54,7 +54,7 @@ class Generator:
             frame=0,
             chunk=0,
             seed=seed,
-            text=self.model.embed_text(text if self.config.words else text.to(self.dtype)),
+            text=self._embedded(text),
             text_mask=text_mask,
             latent=first,
             anchor=anchor,
@@ -78,6 +78,22 @@ class Generator:
         Returns the latents [B, C, F, h, w] fp32 and the state after them; `state` itself stays valid. Raises NotFinite.
         """
         return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+
+    @torch.inference_mode()
+    def retell(self, state: StreamState, *, text: Tensor, text_mask: Tensor | None = None) -> StreamState:
+        """The same flight under another prompt from the next chunk on; arguments as in `start`.
+
+        Keys and values of the text are worked out once per chunk and are in no state. What was seen under the old
+        prompt stays remembered as it was: a flight that changes at chunk k is the one whose text switches there.
+        """
+        if text.shape[0] != state.latent.shape[0]:
+            raise ValueError(
+                f"{text.shape[0]} prompts for a state of {state.latent.shape[0]} flights: give one each"
+            )
+        return replace(state, text=self._embedded(text), text_mask=text_mask)
+
+    def _embedded(self, text: Tensor) -> Tensor:
+        return self.model.embed_text(text if self.config.words else text.to(self.dtype))
 
     def _chunk(
         self,
@@ -113,7 +129,10 @@ class Generator:
         )
 
     def _denoised(self, x: Tensor, given: Given, pinned: Tensor | None, memory: Tensor | None) -> Tensor:
-        """Euler steps from noise; the pinned first frame is put back after each."""
+        """Euler steps from noise; the pinned first frame is put back after each.
+
+        Latents stay in fp32 between passes; the release rounds them to bfloat16 there.
+        """
         if pinned is not None:
             x = torch.cat((pinned, x[:, :, 1:]), dim=2)
             if x.shape[2] == 1:

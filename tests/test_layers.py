@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("explorer", "engine", "kernels")  # top to bottom
 MAY_IMPORT = {"explorer": {"explorer", "engine"}, "engine": {"engine", "kernels"}, "kernels": {"kernels"}}
 AT_HOME = {  # heavy library -> the files that may import it anywhere, and at module level
-    "transformers": {"engine/text.py"},
-    "diffusers": set[str](),
+    "transformers": {"engine/text_gemma.py"},
+    "diffusers": {"engine/text_ltx2.py", "engine/instruction.py"},
     "pygame": {f"explorer/{name}.py" for name in ("window", "cockpit", "display", "gallery", "hud", "paint")},
     "moderngl": {"explorer/display.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py"},
