@@ -133,11 +133,19 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _convert(arguments: Sequence[str]) -> int:
+    from explorer.convert import Convert
+
+    _say(options(Convert, arguments, "explorer convert").run())
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
     "serve": _serve,
     "train": _train,
     "evaluate": _evaluate,
+    "convert": _convert,
 }
 
 if __name__ == "__main__":
