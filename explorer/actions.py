@@ -62,5 +62,5 @@ def _decipher(poses: Array, rule: Dialect, motion: Motion, dialect: str) -> Iter
 
 def _letters(held: Held, rule: Dialect) -> str:
     """In the order in which the dialect lists its keys, one key per control."""
-    names = {control: key for key, control in reversed(rule.keys.items())}
+    names = {control: key for key, control in reversed(list(rule.keys.items()))}
     return "".join(sorted((names[c] for c in held), key=list(rule.keys).index)) or "none"

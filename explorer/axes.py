@@ -55,4 +55,6 @@ def to_axes(poses: Array, name: str) -> Array:
     """The inverse of `from_axes`."""
     axes = AXES[name.removesuffix(INVERSE)]
     c2w = axes.world.T @ poses @ axes.camera
-    return np.linalg.inv(c2w) if name.endswith(INVERSE) else c2w
+    if name.endswith(INVERSE):
+        return np.linalg.inv(c2w).astype(np.float64)
+    return c2w

@@ -85,7 +85,8 @@ class Convert:
             if self.target == "-":
                 return text
             _write(
-                Path(self.target), lambda path: whole_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+                Path(self.target),
+                lambda path: whole_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8")),
             )
         elif self.target == "-":
             raise ValueError(f"OUT - prints action strings and {self.write_as} is a file: name one")

@@ -16,7 +16,7 @@ from pyquaternion import Quaternion
 from engine.camera import Array, Intrinsics
 from explorer.axes import from_axes, to_axes
 from explorer.dialect import Motion, roll_out
-from explorer.trajectory import MAX_FRAMES, Trajectory
+from explorer.trajectory import MAX_FRAMES, Trajectory, refuse
 
 MAX_BYTES = 256 * 2**20  # of a trajectory file
 
@@ -58,11 +58,10 @@ def read_npy(path: Path, *, axes: str = "opencv") -> Trajectory:
 
 def _finite(m: Array) -> Array:
     """Before the inverse of what may not have one."""
-    bad = ~np.isfinite(m).all(axis=(1, 2))
-    bad[~bad] = np.abs(np.linalg.det(m[~bad].astype(np.float64))) < 0.5
-    if bad.any():
-        raise ValueError(f"pose {int(bad.argmax())} of the path is not rigid: repair or remove it")
-    return np.asarray(m, dtype=np.float64)
+    finite = np.all(np.isfinite(m), axis=(1, 2), keepdims=True)
+    poses = np.where(finite, m, 0.0).astype(np.float64)
+    refuse(np.abs(np.linalg.det(poses)) < 0.5, "is not rigid: repair or remove it")
+    return poses
 
 
 def read_nerfstudio(path: Path) -> Trajectory:

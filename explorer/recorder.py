@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -27,8 +28,18 @@ def pictures_folder() -> Path:
 
 
 def stamped(folder: Path, suffix: str) -> Path:
-    """A new name in `folder` (made if missing) from the time of day, never one that exists."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A new name in `folder` (made if missing) from the time of day, never one that exists.
+
+    Raises ValueError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}): set another folder under [recording] in the settings"
+        ) from None
     stem = time.strftime("world-%Y-%m-%d-%H%M%S")
     names = (folder / f"{stem}{f'-{n}' if n else ''}{suffix}" for n in range(1000))
     return next(path for path in names if not path.exists())
