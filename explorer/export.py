@@ -32,13 +32,18 @@ STRIDE = 4  # frames between two that give points: neighbours see the same
 IN_COLMAP = 200_000  # points in points3D.txt, which is text
 
 
-def require_empty(folder: Path) -> None:
-    """Refuse a folder that cannot take an export, before any work is done; makes it. Raises ValueError."""
+def refuse_taken(folder: Path) -> None:
+    """Raises ValueError where something is already."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder for the export")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: name another folder for the export")
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that cannot take an export, before any work is done; makes it. Raises ValueError."""
     try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty: name another folder for the export")
+        refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".part").touch()
         (folder / ".part").unlink()
@@ -53,9 +58,9 @@ class Export:
         """folder: empty, as `require_empty` leaves it."""
         self.folder = folder
         self.frames = 0
+        self._cloud = PointCloud(voxel)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         self._log = FlightLog(folder / "flight.jsonl", header)
-        self._cloud = PointCloud(voxel)
         self._poses: list[Pose] = []
         self._intrinsics: list[Intrinsics] = []
         self._depth = False
@@ -78,6 +83,10 @@ class Export:
         np.savez_compressed(path, inverse_depth=frame.inverse_depth.astype(np.float16))
         if self.frames % STRIDE == 0:
             self._cloud.add(frame)
+
+    def abandon(self) -> None:
+        """Let go of the files: what reached the disk can be completed later."""
+        self._log.close()
 
     def finish(self, motion: Motion | None = None) -> str:
         """Write poses and points; motion: of the keys that flew it, where keys may have. Returns what there is."""

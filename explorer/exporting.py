@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from engine.frame import Frame
-from explorer.export import DEPTH, IMAGES, Export, film_frame, require_empty
+from explorer.export import DEPTH, IMAGES, Export, film_frame, refuse_taken, require_empty
 from explorer.flightlog import Header, log_path, read_log
-from explorer.pointcloud import VOXEL
-from explorer.recorder import Picture
+from explorer.pointcloud import VOXEL, check_voxel
+from explorer.recorder import decoded
 from explorer.trajectory import Trajectory
 
 Told = Callable[[int, int], None]  # frames done, frames in all
@@ -38,8 +39,12 @@ class ExportOptions:
     voxel: Annotated[float, arg(metavar="METRES")] = VOXEL
     """distance of the points of the cloud"""
 
+    def __post_init__(self) -> None:
+        check_voxel(self.voxel)
+
     def run(self, told: Told = lambda done, total: None) -> str:
         """Write everything. Returns a sentence about it; a user's mistake raises ValueError."""
+        refuse_taken(self.target)
         folder = self.source.is_dir()
         header, trajectory = read_log(self.source / "flight.jsonl" if folder else log_path(self.source))
         if not folder and not self.source.is_file():
@@ -48,14 +53,23 @@ class ExportOptions:
             raise ValueError(
                 f"{self.source} shows the window with its panels: export a film recorded without --hud"
             )
+        frames = (_of_folder if folder else _of_film)(self.source, header, trajectory)
+        first = next(frames, None)
+        if first is None:
+            raise ValueError(f"{self.source} has no frames: record it again")
         require_empty(self.target)
+        return self._write(chain((first,), frames), header, total=len(trajectory), told=told)
+
+    def _write(self, frames: Iterator[Frame], header: Header, *, total: int, told: Told) -> str:
         try:
             export = Export(self.target, header=header, voxel=self.voxel)
-            frames = _of_folder if folder else _of_film
-            for frame in frames(self.source, header, trajectory):
-                export.add(frame)
-                told(export.frames, len(trajectory))
-            return export.finish()
+            try:
+                for frame in frames:
+                    export.add(frame)
+                    told(export.frames, total)
+                return export.finish()
+            finally:
+                export.abandon()
         except OSError as error:
             raise ValueError(
                 f"cannot write to {self.target} ({error.strerror}): free some space or choose another place"
@@ -71,21 +85,6 @@ def _of_film(film: Path, header: Header, trajectory: Trajectory) -> Iterator[Fra
         yield film_frame(
             pixels, trajectory.pose(index), trajectory.intrinsics[index], index=index, world=header.world
         )
-
-
-def decoded(film: Path) -> Iterator[Picture]:
-    """The frames of a film, [Y, X, 3] RGB; one cut short ends at its last whole frame. Raises ValueError."""
-    import av
-
-    count = 0
-    try:
-        with av.open(str(film)) as file:
-            for frame in file.decode(video=0):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                count += 1
-    except (av.error.FFmpegError, IndexError) as error:
-        if not count:
-            raise ValueError(f"{film} is no film that can be read ({error}): record it again") from None
 
 
 def _of_folder(folder: Path, header: Header, trajectory: Trajectory) -> Iterator[Frame]:

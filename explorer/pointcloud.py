@@ -52,13 +52,18 @@ def thinned(points: Points, voxel: float) -> Points:
     return points[np.sort(order[first])]
 
 
+def check_voxel(voxel: float) -> float:
+    """The size, where it is one. Raises ValueError."""
+    if not 1e-3 <= voxel <= 100:
+        raise ValueError(f"voxels of {voxel:g} m are out of range: use 0.001 to 100")
+    return voxel
+
+
 class PointCloud:
     """Grows with a flight, in bounded memory."""
 
     def __init__(self, voxel: float = VOXEL) -> None:
-        if not 1e-3 <= voxel <= 100:
-            raise ValueError(f"voxels of {voxel:g} m are out of range: use 0.001 to 100")
-        self.voxel = voxel
+        self.voxel = check_voxel(voxel)
         self._kept: Points = np.empty(0, _POINT)
         self._new: list[Points] = []
 

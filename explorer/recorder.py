@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +113,21 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def decoded(film: Path) -> Iterator[Picture]:
+    """The frames of a film, [Y, X, 3] RGB; one cut short ends at its last whole frame. Raises ValueError."""
+    import av
+
+    count = 0
+    try:
+        with av.open(str(film)) as file:
+            for frame in file.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                count += 1
+    except (av.error.FFmpegError, IndexError) as error:
+        if not count:
+            raise ValueError(f"{film} is no film that can be read ({error}): record it again") from None
 
 
 def fitted(pixels: Picture, width: int, height: int) -> Picture:

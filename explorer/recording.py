@@ -79,9 +79,10 @@ class Recording:
         with contextlib.suppress(OSError, ValueError):
             if self._film is not None:
                 self._film.close()
-        with contextlib.suppress(OSError, ValueError):
-            if self._log is not None:
-                self._log.close()
+        for part in (self._log, self._export):
+            with contextlib.suppress(OSError, ValueError):
+                if part is not None:
+                    part.abandon()
 
 
 @contextlib.contextmanager

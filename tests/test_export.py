@@ -22,11 +22,10 @@ from engine.frame import Frame
 from explorer.app import main
 from explorer.dialect import POCKET_MOTION, roll_out
 from explorer.export import Export, film_frame, require_empty
-from explorer.exporting import decoded
 from explorer.flightlog import FlightLog, Header, log_path, read_log
 from explorer.path import load_path
 from explorer.pointcloud import PointCloud, thinned, unproject
-from explorer.recorder import fitted
+from explorer.recorder import decoded, fitted
 from explorer.recording import BackgroundRecording, Takes
 from tests.tiny import hills, tiny_assets
 
@@ -271,8 +270,11 @@ def test_a_flight_exports_itself_and_its_film(here: Path, capsys: pytest.Capture
     assert (here / "flight/points.ply").is_file()
     assert len(list((here / "flight/depth").iterdir())) == 16  # nobody knows the depth of the first picture
     for i in (0, 16):
-        a, b = (cv2.imread(f"{name}/images/{i:05d}.png").astype(int) for name in ("flight", "again"))
-        assert np.abs(a - b).mean() < 6
+        a, b = (
+            cv2.resize(cv2.imread(f"{name}/images/{i:05d}.png"), (32, 20), interpolation=cv2.INTER_AREA)
+            for name in ("flight", "again")
+        )  # H.264 keeps no noise of single pixels
+        assert np.abs(a.astype(int) - b.astype(int)).mean() < 4
     assert main(line.split()) == 2
     assert "flight is not empty" in capsys.readouterr().err
 
