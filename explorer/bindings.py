@@ -101,5 +101,4 @@ def commands(bound: Bound) -> dict[str, str]:
 
 def labels(bound: Bound) -> dict[str, str]:
     """Action → how its first key is printed: W, Space, F9, Left Shift; "-" where none is bound."""
-    arrows = {"left": "←", "right": "→", "up": "↑", "down": "↓"}
-    return {action: arrows.get(keys[0], keys[0].title()) if keys else "-" for action, keys in bound.items()}
+    return {action: keys[0].title() if keys else "-" for action, keys in bound.items()}

@@ -75,7 +75,7 @@ def test_a_key_taken_for_one_action_leaves_its_default() -> None:
     assert keys["look_up"] == ()
     assert keys["help"] == ()
     assert keys["back"] == ("s",)
-    assert labels(keys)["forward"] == "↑"
+    assert labels(keys)["forward"] == "Up"
     assert labels(keys)["look_up"] == "-"
 
 
