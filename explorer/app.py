@@ -30,6 +30,10 @@ Try first:
                                   a film, without a window
 
 More:
+  explorer settings               your keys, mouse, gamepad and folders
+  explorer export FILM DIR        a recorded flight for other programs
+  explorer convert IN OUT --from NAME --to NAME
+                                  camera paths between programs
   explorer train codec|world|long|distill
                                   train the built-in world yourself
   explorer COMMAND --help         all that a command can do

@@ -26,7 +26,7 @@ SIZE = (1280, 800)  # of the window
 class Fly:
     """Fly through a generated world: from a picture of yours, or from one of the gallery.
 
-    With --path and --out (or --contact-sheet) nobody needs to watch: no window is opened.
+    With --path and --out (or --contact-sheet, or --export) nobody needs to watch: no window is opened.
     """
 
     image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,58 @@ def test_bound_keys_mouse_and_dead_zone_steer() -> None:
     yaw, pitch = hands.mouse(10, 10, now=0.0).look
     assert (yaw, pitch) == pytest.approx((math.radians(5), math.radians(5)))
     assert hands.pad((0.0, 0.0, 0.45, 0.0, 0.0, 0.0), now=0.0).controls.idle
+
+
+@dataclass
+class Pad:
+    """What SDL reports of a pad."""
+
+    axes: dict[int, int] = field(default_factory=dict)
+    buttons: set[int] = field(default_factory=set)
+
+    def get_axis(self, axis: int) -> int:
+        return self.axes.get(axis, 0)
+
+    def get_button(self, button: int) -> bool:
+        return button in self.buttons
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "buttons", "six"),
+    [
+        ("", {0: 32767, 1: -32768}, set(), (1, 0, 1, 0, 0, 0)),  # left stick: right and away
+        ("", {2: -32768, 3: 16383}, set(), (0, 0, 0, -1, -0.5, 0)),  # right stick: left and back
+        ("", {4: 32767}, set(), (0, 1, 0, 0, 0, 0)),  # left trigger sinks
+        ("", {4: 32767, 5: 32767}, set(), (0, 0, 0, 0, 0, 0)),
+        ("", {}, {10}, (0, 0, 0, 0, 0, 1)),  # right shoulder
+        ("invert_x = true\ninvert_y = true", {2: 32767, 3: 32767}, set(), (0, 0, 0, -1, 1, 0)),
+        ("forward = ['a', 'righttrigger']", {1: -32768}, {0}, (0, 0, 1, 0, 0, 0)),
+        ("forward = []", {1: -32768}, set(), (0, 0, 0, 0, 0, 0)),
+    ],
+)
+def test_a_pad_flies_as_it_is_bound(
+    text: str, axes: dict[int, int], buttons: set[int], six: tuple[float, ...]
+) -> None:
+    from explorer.gamepad import PadHands
+
+    hands = PadHands(parse_settings(f"[gamepad]\n{text}").gamepad)
+    assert hands.sticks(Pad(axes, buttons)) == pytest.approx(six, abs=1e-4)  # type: ignore[arg-type]
+
+
+def test_pad_buttons_do_what_they_are_bound_to() -> None:
+    from explorer.gamepad import BUTTONS, PadHands
+
+    hands = PadHands(parse_settings("[gamepad]\nrecord = 'x'\nrestart = []").gamepad)
+    assert hands.command(BUTTONS["x"]) == "record"
+    assert hands.command(BUTTONS["y"]) is None
+    assert hands.command(BUTTONS["start"]) == "help"
+
+
+@pytest.mark.parametrize("bound", [KEYS, PAD])
+def test_defaults_give_each_key_one_action(bound: Bound) -> None:
+    inputs = [name for names in bound.values() for name in names]
+    assert len(inputs) == len(set(inputs))
+    assert set(inputs) <= KEY_NAMES | PAD_NAMES
 
 
 def test_every_action_is_held_or_done() -> None:
