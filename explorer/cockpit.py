@@ -85,6 +85,8 @@ class Cockpit:
         """Finish the recording and say how it went; the rest belongs to others."""
         if self.recording is not None:
             self._stop_recording()
+        if any(not recording.finished for recording in self._saving):
+            self.say("finishing the recording")
         for recording in self._saving:
             self._tell_of(recording)
         stats = self.session.stats

@@ -1,6 +1,6 @@
 """A flight as files for other programs: pictures, depth, poses in their formats, a point cloud.
 
-DIR/flight.jsonl            poses and intrinsics, a line a frame, written while flying
+DIR/poses.jsonl             poses and intrinsics, a line a frame, written while flying
 DIR/images/00000.png        frames
 DIR/depth/00000.npz         inverse_depth: float16 [Y, X], 1/m along the optical axis; 0 is sky, below 0 unknown
 DIR/trajectory.npy          float64 [N, 4, 4] camera-to-world, OpenCV axes
@@ -60,7 +60,7 @@ class Export:
         self.frames = 0
         self._cloud = PointCloud(voxel)
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        self._log = FlightLog(folder / "flight.jsonl", header)
+        self._log = FlightLog(folder / "poses.jsonl", header)
         self._poses: list[Pose] = []
         self._intrinsics: list[Intrinsics] = []
         self._depth = False

@@ -33,7 +33,7 @@ class ExportOptions:
     """
 
     source: Annotated[Path, Positional, arg(metavar="FILM|DIR")]
-    """a film with its .jsonl beside it, or the folder of an export"""
+    """a film with its .poses.jsonl beside it, or the folder of an export"""
     target: Annotated[Path, Positional, arg(metavar="DIR")]
     """new folder to write"""
     voxel: Annotated[float, arg(metavar="METRES")] = VOXEL
@@ -46,7 +46,7 @@ class ExportOptions:
         """Write everything. Returns a sentence about it; a user's mistake raises ValueError."""
         refuse_taken(self.target)
         folder = self.source.is_dir()
-        header, trajectory = read_log(self.source / "flight.jsonl" if folder else log_path(self.source))
+        header, trajectory = read_log(self.source / "poses.jsonl" if folder else log_path(self.source))
         if not folder and not self.source.is_file():
             raise ValueError(f"there is no film {self.source}: check the name")
         if not folder and not header.clean:

@@ -18,8 +18,8 @@ MAX_LINE = 4096  # characters
 
 
 def log_path(film: Path) -> Path:
-    """Where the poses of a film are: flight.mp4 → flight.jsonl."""
-    return film.with_suffix(".jsonl")
+    """Where the poses of a film are: flight.mp4 → flight.poses.jsonl."""
+    return film.with_suffix(".poses.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,10 @@ def read_log(path: Path) -> tuple[Header, Trajectory]:
     if header is None or not lines:
         raise ValueError(f"{path} holds no frames: the flight ended before its first")
     poses = np.stack([pose for pose, _ in lines])
-    return header, Trajectory(poses=poses, intrinsics=tuple(k for _, k in lines))
+    try:
+        return header, Trajectory(poses=poses, intrinsics=tuple(k for _, k in lines))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _header(data: Any) -> Header:

@@ -12,7 +12,7 @@ from engine.frame import Frame
 from explorer.axes import Z_UP
 
 VOXEL = 0.1  # metres
-FAR = 150.0  # metres: farther things are decided by a few codes of depth
+FAR = 80.0  # metres: a few per cent of depth, which is what a decoder knows, are metres there
 EDGE = 1.25  # ratio of inverse depths around a pixel above which it may hang between two things
 MOST = 3_000_000  # points; then voxels grow to twice their size
 BATCH = 500_000  # new points between two thinnings

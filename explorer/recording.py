@@ -16,6 +16,7 @@ from explorer.flightlog import FlightLog, Header, log_path
 from explorer.recorder import Picture, Recorder, pictures_folder
 
 WAITING = 4.0  # seconds of frames that may wait for a slow disk; further ones are dropped and counted
+WAITING_BYTES = 256 * 2**20  # and no more than these
 PATIENCE = 30.0  # seconds for the disk to take the rest when a recording ends
 
 
@@ -120,7 +121,8 @@ class BackgroundRecording:
 
     def add(self, frame: Frame, shown: Picture | None = None) -> None:
         """Queue a frame; one that finds the queue full is dropped."""
-        if self._queue.qsize() < self._most:
+        size = frame.pixels.nbytes + (0 if shown is None else shown.nbytes)
+        if self._queue.qsize() < min(self._most, WAITING_BYTES // size):
             self._queue.put((frame, shown))
         else:
             self.dropped += 1

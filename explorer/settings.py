@@ -84,17 +84,22 @@ class _Place:
 
     def refuse(self, what: str) -> NoReturn:
         name = f"{self.section}.{self.key}" if self.key else f"[{self.section}]"
-        raise ValueError(f"{self.file}, line {self._line()}: {name} {what}")
+        line = self._line()
+        raise ValueError(f"{self.file}{f', line {line}' if line else ''}: {name} {what}")
 
-    def _line(self) -> int:
-        """Where it is written, found by eye as a reader would: the header, then the key below it."""
-        here, found = "", 1
+    def _line(self) -> int | None:
+        """Where it is written, found as a reader would: the header, then the key below it, or both with a dot."""
+        here, found = "", None
+        section, key = re.escape(self.section), re.escape(self.key)
+        dotted = re.compile(rf"\s*{section}\b(\s*\.\s*{key}\b)?")
         for number, line in enumerate(self.text.splitlines(), start=1):
             if match := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
                 here = match[1]
                 found = number if here == self.section else found
-            elif self.key and here == self.section and re.match(rf"\s*[\"']?{re.escape(self.key)}\b", line):
+            elif self.key and here == self.section and re.match(rf"\s*[\"']?{key}\b", line):
                 return number
+            elif not here and dotted.match(line):
+                found = number
         return found
 
 

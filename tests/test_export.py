@@ -64,7 +64,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_format_holds_the_poses_flown(exported: Path) -> None:
     flown = [frame.pose.matrix for frame in flight(19)]
     np.testing.assert_allclose(np.load(exported / "trajectory.npy"), flown, atol=1e-6)
-    _, logged = read_log(exported / "flight.jsonl")
+    _, logged = read_log(exported / "poses.jsonl")
     assert logged.intrinsics == (K,) * 19
     for path in (logged, load_path(str(exported / "transforms.json"))):
         np.testing.assert_allclose(path.poses, flown, atol=1e-6)
@@ -303,7 +303,7 @@ def test_killed_flights_keep_film_poses_and_export(here: Path, capsys: pytest.Ca
 
 
 MISTAKES = {
-    "export none.mp4 out": "none.jsonl",
+    "export none.mp4 out": "none.poses.jsonl",
     "export film.mp4 out": "no film that can be read",
     "export gone.mp4 out": "there is no film gone.mp4",
     "export hud.mp4 out": "without --hud",
@@ -318,7 +318,7 @@ MISTAKES = {
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_is_one_sentence(line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, clean in (("film", True), ("gone", True), ("hud", False)):
-        log = FlightLog(here / f"{name}.jsonl", Header(fps=16, world="x", clean=clean))
+        log = FlightLog(here / f"{name}.poses.jsonl", Header(fps=16, world="x", clean=clean))
         log.add(next(flight(1)))
         log.close()
     for name in ("film.mp4", "hud.mp4"):

@@ -41,7 +41,7 @@ def test_bound_keys_record_the_window_and_a_killed_one_is_whole(tmp_path: Path) 
             [sys.executable, "-m", "explorer.app", *command, str(tmp_path / "exports")], env=env
         )
         key = lambda *words: subprocess.run(["xdotool", *words], check=True, env=env)
-        logs = lambda: sorted(folder.glob("*.jsonl")) if folder.exists() else []
+        logs = lambda: sorted(folder.glob("*.poses.jsonl")) if folder.exists() else []
         lines = lambda n: len(logs()) == n and len(logs()[-1].read_text().splitlines())
 
         def recording() -> bool:

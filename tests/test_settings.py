@@ -87,6 +87,8 @@ MISTAKES = {
     "mouse = 3": "[mouse] is a section",
     "[mouse]\nsensitivity = 3": "line 2: mouse.sensitivity = 3 is out of range: use 0.01 to 2",
     "[mouse]\nsensitivity = nan": "out of range",
+    "hud.figures = true\nmouse.sensitivity = 3": "line 2: mouse.sensitivity = 3",
+    "mouse = {invert_y = 3}": "line 1: mouse.invert_y = 3",
     "[mouse]\nsensitivity = true": "True is out of range",
     "[flight]\nfov = 5": "5 is out of range: use 10 to 150, or 0",
     "[hud]\n# x\nfigures = 'yes'": "line 3: hud.figures = 'yes': use true or false",
