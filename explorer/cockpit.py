@@ -382,7 +382,8 @@ class Cockpit:
             self._drop("toast")
             return
         if self._changed("toast", self.brush, self._toast.words):
-            card = hud.chip(self.brush, self._toast.words)
+            width = min(self.window.size[0] - self.brush.px(2 * GAP), self.brush.px(760))
+            card = hud.toast(self.brush, self._toast.words, width=width)
             x = (self.window.size[0] - card.get_width()) // 2
             self.display.put("toast", card, left=x, top=self.brush.px(GAP))
         self.display.fade("toast", min(left / FADE, 1.0))

@@ -167,7 +167,7 @@ def _cockpit(
     from explorer.cockpit import Cockpit
     from explorer.window import Window
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     window = Window(size, title="World Explorer", speed=fly.speed or SPEED_DEFAULT, settings=settings)
     try:
         cockpit = Cockpit(window, session, scenes, say=console.print, films=_films(fly, settings))

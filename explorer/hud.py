@@ -103,6 +103,18 @@ def chip(brush: Brush, words: str, *, color: Color = INK, dot: Color | None = No
     return premultiplied(card)
 
 
+def toast(brush: Brush, words: str, *, width: int) -> pygame.Surface:
+    """A sentence in as many lines as `width` asks for."""
+    pad, line = brush.px(16), brush.px(25)
+    if brush.font("body").size(words)[0] + 2 * pad <= width:
+        return chip(brush, words)
+    lines = brush.wrapped(words, width - 2 * pad)
+    card = brush.card(width, line * len(lines) + brush.px(18))
+    for i, part in enumerate(lines):
+        card.blit(brush.clipped(part, width - 2 * pad), (pad, brush.px(12) + i * line))
+    return premultiplied(card)
+
+
 def progress(brush: Brush, title: str, step: str, *, seconds: float) -> pygame.Surface:
     """The scene's name, what start-up is doing, and a bar that moves while it does."""
     width, pad = brush.px(420), brush.px(22)

@@ -79,7 +79,7 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     flight = plan(fly, assets)
     if fly.export is not None:
         require_empty(fly.export)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     kept: list[Picture] = []
     done = 0
     recording = Recording(

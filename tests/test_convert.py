@@ -172,3 +172,19 @@ def test_a_mistake_is_one_sentence(
     assert err.count("\n") == 1
     assert MISTAKES[line] in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "ahead"),
+    [  # columns of a camera that has turned right by 90°: its own right is where backward was
+        ("opencv", [0, 0, -1], (2, [1, 0, 0])),
+        ("opengl", [0, 0, 1], (2, [-1, 0, 0])),
+        ("blender", [0, -1, 0], (2, [-1, 0, 0])),
+        ("unity", [0, 0, -1], (2, [1, 0, 0])),
+    ],
+)
+def test_a_right_turn_is_one_everywhere(name: str, right: list[int], ahead: tuple[int, list[int]]) -> None:
+    turned = roll_out("d-1", motion=Motion(turn=90.0 * 16))[1:]
+    pose = to_axes(turned, name)[0]
+    np.testing.assert_allclose(pose[:3, 0], right, atol=1e-12)
+    np.testing.assert_allclose(pose[:3, ahead[0]], ahead[1], atol=1e-12)
