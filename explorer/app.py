@@ -30,6 +30,10 @@ Try first:
                                   a film, without a window
 
 More:
+  explorer settings               your keys, mouse, gamepad and folders
+  explorer export FILM DIR        a recorded flight for other programs
+  explorer convert IN OUT --from NAME --to NAME
+                                  camera paths between programs
   explorer train codec|world|long|distill
                                   train the built-in world yourself
   explorer COMMAND --help         all that a command can do
@@ -133,11 +137,40 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _convert(arguments: Sequence[str]) -> int:
+    from explorer.convert import Convert
+
+    _say(options(Convert, arguments, "explorer convert").run())
+    return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    from explorer.exporting import ExportOptions
+    from explorer.unattended import progress_bar
+
+    chosen = options(ExportOptions, arguments, "explorer export")
+    with progress_bar() as bar:
+        task = bar.add_task("exporting")
+        sentence = chosen.run(lambda done, total: bar.update(task, completed=done, total=total))
+    _say(sentence)
+    return 0
+
+
+def _settings(arguments: Sequence[str]) -> int:
+    from explorer.settings_file import SettingsOptions
+
+    _say(options(SettingsOptions, arguments, "explorer settings").run().rstrip("\n"))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
     "serve": _serve,
     "train": _train,
     "evaluate": _evaluate,
+    "convert": _convert,
+    "export": _export,
+    "settings": _settings,
 }
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import pygame
 
 from engine.camera import Pose
+from engine.frame import Frame
 from explorer import hud
 from explorer.assets import Scene
+from explorer.bindings import labels
 from explorer.display import Display
+from explorer.flightlog import Header
 from explorer.gallery import GalleryPainter, Grid
 from explorer.paint import ALERT, Brush
-from explorer.recorder import Recorder, pictures_folder, save_png, stamped
+from explorer.recorder import Picture, save_png, stamped
+from explorer.recording import BackgroundRecording, Films, Takes
 from explorer.session import Session
 from explorer.window import Action, Window
 
@@ -37,7 +41,13 @@ class Cockpit:
     """One window and one session, until the pilot leaves."""
 
     def __init__(
-        self, window: Window, session: Session, scenes: Sequence[Scene], *, say: Callable[[str], None]
+        self,
+        window: Window,
+        session: Session,
+        scenes: Sequence[Scene],
+        *,
+        say: Callable[[str], None],
+        films: Films | None = None,
     ) -> None:
         """scenes: to choose from, or the only one, with which the flight begins at once. say: prints a line."""
         self.window, self.session, self.scenes, self.say = window, session, scenes, say
@@ -47,8 +57,11 @@ class Cockpit:
         self.painter = GalleryPainter(scenes)
         self.choosing = len(scenes) > 1
         self.running = True
-        self.show_help, self.show_figures = False, True
-        self.recorder: Recorder | None = None
+        self.keys = labels(window.settings.keys)
+        self.show_help, self.show_figures = False, window.settings.hud.figures
+        self.films = films or Films()
+        self.recording: BackgroundRecording | None = None
+        self._saving: list[BackgroundRecording] = []  # stopped, and not yet wholly on the disk
         self._toast = Toast("", 0.0)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
@@ -70,8 +83,12 @@ class Cockpit:
 
     def close(self) -> None:
         """Finish the recording and say how it went; the rest belongs to others."""
-        if self.recorder is not None:
+        if self.recording is not None:
             self._stop_recording()
+        if any(not recording.finished for recording in self._saving):
+            self.say("finishing the recording")
+        for recording in self._saving:
+            self._tell_of(recording)
         stats = self.session.stats
         if stats.first_frame_at is not None and stats.frame is not None:
             self.say(
@@ -88,14 +105,14 @@ class Cockpit:
         shown = self.session.tick(self.window.hands.steering, now=now)
         if self.session.stage == "failed" and self.session.engine.spec is None:
             raise ValueError(self.session.note)
-        if not self.choosing:
-            for item in shown:
-                if self.recorder is not None:
-                    self.recorder.add(item.frame.pixels)
-            if shown:
-                self.display.picture(shown[-1].frame.pixels)
+        if not self.choosing and shown:
+            self.display.picture(shown[-1].frame.pixels)
         self._panels(now)
-        self.display.draw()
+        filming = self.recording is not None and not self.choosing and bool(shown)
+        window = self.display.draw(read=filming and self.films.hud)
+        if filming:
+            self._film([item.frame for item in shown], window)
+        self._saved()
 
     def _act(self, action: Action, now: float) -> None:
         common: dict[str, Callable[[], None]] = {
@@ -157,7 +174,7 @@ class Cockpit:
 
     def _show_help(self) -> None:
         if self.show_help:
-            self._center("help", hud.help_card(self.brush))
+            self._center("help", hud.help_card(self.brush, self.keys))
         else:
             self.display.drop("help")
 
@@ -204,24 +221,58 @@ class Cockpit:
             self._begin(self.session.scene)
 
     def _record(self, now: float) -> None:
-        if self.recorder is not None:
+        if self.recording is not None:
             self._stop_recording()
-        elif self.session.engine.spec is not None:
-            path = stamped(pictures_folder(), ".mp4")
-            self.recorder = Recorder(path, fps=self.session.engine.spec.fps)
+        elif (spec := self.session.engine.spec) is not None:
+            try:
+                film = stamped(self.films.folder, ".mp4")
+                export = stamped(self.films.export, "") if self.films.export is not None else None
+            except ValueError as error:
+                self._tell(str(error))
+                return
+            header = Header(fps=spec.fps, world=spec.name, clean=not self.films.hud)
+            self.recording = BackgroundRecording(Takes(film=film, export=export, header=header))
+
+    def _film(self, frames: Sequence[Frame], window: Picture | None) -> None:
+        """Every frame that came due, or the window in its place."""
+        assert self.recording is not None
+        for frame in frames:
+            self.recording.add(frame, window)
+        if self.recording.problem is not None:
+            self._stop_recording()
 
     def _stop_recording(self) -> None:
-        assert self.recorder is not None
-        path, frames = self.recorder.path, self.recorder.frames
-        self.recorder.close()
-        self.recorder = None
-        if frames:
-            self.say(f"recorded {frames} frames: {path}")
-            self._toast = Toast(f"Saved {path.name}", time.perf_counter() + TOAST_SECONDS)
+        assert self.recording is not None
+        self.recording.stop()
+        self._saving.append(self.recording)
+        self.recording = None
+
+    def _saved(self) -> None:
+        """Tell of recordings whose files are whole."""
+        for recording in [r for r in self._saving if r.finished]:
+            self._saving.remove(recording)
+            self._tell_of(recording)
+
+    def _tell_of(self, recording: BackgroundRecording) -> None:
+        for line in recording.close():
+            self.say(line)
+        if recording.problem is not None:
+            self._toast = Toast(recording.problem, time.perf_counter() + 2 * TOAST_SECONDS)
+        elif recording.frames:
+            self._toast = Toast(f"Saved {recording.place.name}", time.perf_counter() + TOAST_SECONDS)
+
+    def _tell(self, sentence: str) -> None:
+        """In the window and on the terminal."""
+        self.say(sentence)
+        self._toast = Toast(sentence, time.perf_counter() + 2 * TOAST_SECONDS)
 
     def _screenshot(self, now: float) -> None:
-        path = stamped(pictures_folder(), ".png")
-        save_png(path, self.display.grab())
+        try:
+            path = stamped(self.films.folder, ".png")
+            save_png(path, self.display.grab())
+        except ValueError as error:
+            self._tell(str(error))
+            return
         self.say(f"picture: {path}")
         self._toast = Toast(f"Saved {path.name}", now + TOAST_SECONDS)
 
@@ -245,7 +296,10 @@ class Cockpit:
         stage = self.session.stage
         if stage == "failed":
             self._center(
-                "notice", hud.notice(self.brush, "The flight broke off", f"{self.session.note}. Press R.")
+                "notice",
+                hud.notice(
+                    self.brush, "The flight broke off", f"{self.session.note}. Press {self.keys['restart']}."
+                ),
             )
         else:
             self.display.drop("notice")
@@ -271,11 +325,11 @@ class Cockpit:
     def _draw_hint(self, now: float) -> None:
         """How to fly, at the beginning of a flight."""
         since = self.session.stats.first_frame_at
-        if since is None or now - since > HINT_SECONDS:
+        if since is None or now - since > HINT_SECONDS or not self.window.settings.hud.hints:
             self._drop("hint")
             return
         if self._changed("hint", self.brush):
-            card = hud.chip(self.brush, "W A S D to fly     click to look around     H for help")
+            card = hud.chip(self.brush, hud.HINT.format_map(self.keys))
             width, height = self.window.size
             top = height - card.get_height() - self.brush.px(GAP)
             self.display.put("hint", card, left=(width - card.get_width()) // 2, top=top)
@@ -284,10 +338,10 @@ class Cockpit:
         )
 
     def _draw_recording(self) -> None:
-        if self.recorder is None or self.session.engine.spec is None:
+        if self.recording is None or self.session.engine.spec is None:
             self._drop("record")
             return
-        seconds = self.recorder.frames // self.session.engine.spec.fps
+        seconds = self.recording.frames // self.session.engine.spec.fps
         if not self._changed("record", self.brush, seconds):
             return
         card = hud.chip(self.brush, f"{seconds // 60}:{seconds % 60:02d}", dot=ALERT)
@@ -328,7 +382,8 @@ class Cockpit:
             self._drop("toast")
             return
         if self._changed("toast", self.brush, self._toast.words):
-            card = hud.chip(self.brush, self._toast.words)
+            width = min(self.window.size[0] - self.brush.px(2 * GAP), self.brush.px(760))
+            card = hud.toast(self.brush, self._toast.words, width=width)
             x = (self.window.size[0] - card.get_width()) // 2
             self.display.put("toast", card, left=x, top=self.brush.px(GAP))
         self.display.fade("toast", min(left / FADE, 1.0))

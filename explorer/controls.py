@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from explorer import bindings
+from explorer.bindings import key_axes
 
 SPEED_MIN, SPEED_MAX, SPEED_DEFAULT = 0.1, 30.0, 4.0  # metres per second: the range the world was trained on
 SPEED_STEP = 10 ** (1 / 12)  # one notch of the wheel: twelve notches are a factor of ten
@@ -53,20 +56,19 @@ class Steering:
     time: float = 0.0  # perf_counter seconds of that input
 
 
-KEYS: Mapping[str, tuple[int, float]] = {  # key name → axis, sign
-    "d": (0, 1.0),
-    "a": (0, -1.0),
-    "c": (1, 1.0),
-    "space": (1, -1.0),
-    "w": (2, 1.0),
-    "s": (2, -1.0),
-    "right": (3, 1.0),
-    "left": (3, -1.0),
-    "up": (4, 1.0),
-    "down": (4, -1.0),
-    "e": (5, 1.0),
-    "q": (5, -1.0),
-}
+KEYS: Mapping[str, tuple[int, float]] = key_axes(bindings.KEYS)  # key name → axis, sign
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grip:
+    """How hands are read: the pilot's settings."""
+
+    keys: Mapping[str, tuple[int, float]] = field(default_factory=lambda: KEYS)  # key name → axis, sign
+    mouse_turn: tuple[float, float] = (
+        MOUSE_TURN,
+        MOUSE_TURN,
+    )  # yaw, pitch: radians per pixel; inverted below 0
+    dead_zone: float = DEAD_ZONE
 
 
 def dead_zone(value: float, zone: float = DEAD_ZONE) -> float:
@@ -86,12 +88,13 @@ class Hands:
     look: tuple[float, float] = (0.0, 0.0)
     input: int = 0
     time: float = 0.0
+    grip: Grip = Grip()
 
     def press(self, key: str, *, now: float) -> Hands:
         """A key that flies goes down; others and auto-repeat change nothing."""
-        if key not in KEYS or key in self.held:
+        if key not in self.grip.keys or key in self.held:
             return self
-        axis, sign = KEYS[key]
+        axis, sign = self.grip.keys[key]
         x, y, z, yaw, pitch, roll = (p + sign * (i == axis) for i, p in enumerate(self.presses))
         presses = (x, y, z, yaw, pitch, roll)
         return replace(self, held=self.held | {key}, presses=presses, input=self.input + 1, time=now)
@@ -105,7 +108,8 @@ class Hands:
         """Mouse travel in pixels, +y down: right turns right, away looks up."""
         if not dx and not dy:
             return self
-        look = (self.look[0] + dx * MOUSE_TURN, self.look[1] - dy * MOUSE_TURN)
+        yaw, pitch = self.grip.mouse_turn
+        look = (self.look[0] + dx * yaw, self.look[1] - dy * pitch)
         return replace(self, look=look, input=self.input + 1, time=now)
 
     def wheel(self, notches: float, *, now: float) -> Hands:
@@ -114,7 +118,7 @@ class Hands:
 
     def pad(self, axes: Six, *, now: float) -> Hands:
         """Raw gamepad axes in the order of `Controls.axes`, each in [-1, 1]."""
-        x, y, z, yaw, pitch, roll = (dead_zone(a) for a in axes)
+        x, y, z, yaw, pitch, roll = (dead_zone(a, self.grip.dead_zone) for a in axes)
         stick = (x, y, z, yaw, pitch, roll)
         return replace(self, stick=stick, input=self.input + 1, time=now) if stick != self.stick else self
 
@@ -128,7 +132,7 @@ class Hands:
     def controls(self) -> Controls:
         axes = list(self.stick)
         for key in self.held:
-            axis, sign = KEYS[key]
+            axis, sign = self.grip.keys[key]
             axes[axis] += sign
         x, y, z, yaw, pitch, roll = (min(max(a, -1.0), 1.0) for a in axes)
         return Controls(_within_unit(x, y, z), (yaw, pitch, roll), self.speed)

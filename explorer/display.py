@@ -161,8 +161,8 @@ class Display:
         if panel := self._panels.pop(name, None):
             panel.texture.release()
 
-    def draw(self) -> None:
-        """One refresh: the picture, the panels, flip."""
+    def draw(self, *, read: bool = False) -> NDArray[np.uint8] | None:
+        """One refresh: the picture, the panels, flip. read: return the window, [Y, X, 3] RGB, as it is then shown."""
         assert self._full is not None
         self.gl.screen.viewport = (0, 0, *self.size)
         self.gl.copy_framebuffer(self.gl.screen, self._full)
@@ -173,7 +173,9 @@ class Display:
             if panel.alpha > 0:
                 self._draw_panel(panel)
         self.gl.disable(moderngl.BLEND)
+        shown = self._rows(self.gl.screen) if read else None
         pygame.display.flip()
+        return shown
 
     def _draw_panel(self, panel: Panel) -> None:
         width, height = self.size
@@ -192,14 +194,17 @@ class Display:
     def grab(self) -> NDArray[np.uint8]:
         """What is shown, without panels and borders: [Y, X, 3] RGB at the window's size."""
         assert self._full is not None
-        width, height = self.size
-        rows = np.frombuffer(self._full.read(components=3, alignment=1), np.uint8).reshape(height, width, 3)[
-            ::-1
-        ]
+        rows = self._rows(self._full)
         if self._source is None:
-            return rows.copy()
+            return rows
         left, top, w, h = letter_box(self._source.size, self.size)
         return rows[top : top + h, left : left + w].copy()
+
+    def _rows(self, target: moderngl.Framebuffer) -> NDArray[np.uint8]:
+        """A target of the window's size from its top: [Y, X, 3] RGB."""
+        width, height = self.size
+        data = target.read(viewport=(0, 0, width, height), components=3, alignment=1)
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)[::-1].copy()
 
     def _target(self, size: tuple[int, int]) -> moderngl.Framebuffer:
         texture = self.gl.texture(size, 4)

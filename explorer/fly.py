@@ -15,7 +15,9 @@ from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
 
 if TYPE_CHECKING:
+    from explorer.recording import Films
     from explorer.session import Session
+    from explorer.settings import Settings
 
 SIZE = (1280, 800)  # of the window
 
@@ -24,7 +26,7 @@ SIZE = (1280, 800)  # of the window
 class Fly:
     """Fly through a generated world: from a picture of yours, or from one of the gallery.
 
-    With --path and --out (or --contact-sheet) nobody needs to watch: no window is opened.
+    With --path and --out (or --contact-sheet, or --export) nobody needs to watch: no window is opened.
     """
 
     image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None
@@ -37,8 +39,8 @@ class Fly:
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     seed: Annotated[int, arg(metavar="N")] = 0
     """another number, another dream"""
-    speed: Annotated[float, arg(metavar="M/S")] = SPEED_DEFAULT
-    """metres per second"""
+    speed: Annotated[float | None, arg(metavar="M/S", help_behavior_hint="")] = None
+    """metres per second; default: 4, in the window what the settings say"""
     path: Annotated[str | None, arg(metavar="KEYS|FILE", help_behavior_hint="")] = None
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
     out: Annotated[Path | None, arg(metavar="MP4", help_behavior_hint="")] = None
@@ -47,6 +49,10 @@ class Fly:
     """length of the film, 16 are a second; default: the whole path"""
     contact_sheet: Annotated[Path | None, arg(metavar="PNG", help_behavior_hint="")] = None
     """picture to write (png): frames of the flight side by side"""
+    export: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """folder for frames, depth, camera path and point cloud; in the window: one folder in it per recording"""
+    hud: bool = False
+    """recordings show the window with its panels, not the world's clean frames"""
     size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
@@ -59,7 +65,7 @@ class Fly:
             raise ValueError(f"there is no model '{self.model}': use {' or '.join(WORLDS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
-        if not SPEED_MIN <= self.speed <= SPEED_MAX:
+        if self.speed is not None and not SPEED_MIN <= self.speed <= SPEED_MAX:
             raise ValueError(
                 f"--speed {self.speed:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
             )
@@ -71,12 +77,15 @@ class Fly:
             raise ValueError(f"--seed {self.seed} is out of range: use 0 to 2^63 - 1")
         if self.fov is not None and not (math.isfinite(self.fov) and 10 <= self.fov <= 150):
             raise ValueError(f"--fov {self.fov:g}° is out of range: use 10 to 150")
+        if self.hud and self.unattended:
+            raise ValueError("--hud films the window and this flight has none: leave it out")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
 
     @property
     def unattended(self) -> bool:
-        return self.out is not None or self.contact_sheet is not None
+        exported = self.export is not None and self.path is not None
+        return self.out is not None or self.contact_sheet is not None or exported
 
     def run(self) -> int:
         """Fly. Returns the exit code; a user's mistake raises ValueError."""
@@ -120,13 +129,16 @@ def parse_size(text: str) -> tuple[int, int]:
 def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
     """The engine process is started first: it loads while the window opens and the pilot chooses."""
     from explorer.session import Session
+    from explorer.settings_file import load_settings
 
     assets = assets_folder()
+    settings = load_settings()
+    fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=fly.speed or settings.flight.speed)
     scenes = fly.scenes(assets)
     _require_display()
     session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads)
     try:
-        return _cockpit(fly, session, scenes, size)
+        return _cockpit(fly, session, scenes, size, settings)
     finally:
         session.stop()
 
@@ -138,16 +150,27 @@ def _require_display() -> None:
     require_display()
 
 
-def _cockpit(fly: Fly, session: Session, scenes: tuple[Scene, ...], size: tuple[int, int]) -> int:
+def _films(fly: Fly, settings: Settings) -> Films:
+    from explorer.recorder import pictures_folder
+    from explorer.recording import Films
+
+    told = settings.recording
+    folder = Path(told.folder).expanduser() if told.folder else pictures_folder()
+    return Films(folder=folder, hud=fly.hud or told.hud, export=fly.export)
+
+
+def _cockpit(
+    fly: Fly, session: Session, scenes: tuple[Scene, ...], size: tuple[int, int], settings: Settings
+) -> int:
     from rich.console import Console
 
     from explorer.cockpit import Cockpit
     from explorer.window import Window
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    window = Window(size, title="World Explorer", speed=fly.speed)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    window = Window(size, title="World Explorer", speed=fly.speed or SPEED_DEFAULT, settings=settings)
     try:
-        cockpit = Cockpit(window, session, scenes, say=console.print)
+        cockpit = Cockpit(window, session, scenes, say=console.print, films=_films(fly, settings))
         try:
             return cockpit.run()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pygame
@@ -12,18 +13,19 @@ from explorer.controls import SPEED_MAX, SPEED_MIN
 from explorer.paint import ACCENT, ALERT, INK, QUIET, Brush, Color, premultiplied
 from explorer.pilot import angles
 
-HELP = (
-    ("W A S D", "fly forward, left, back, right"),
-    ("Space  C", "up, down"),
+HELP = (  # names in braces are actions, printed as the keys bound to them
+    ("{forward} {left} {back} {right}", "fly forward, left, back, right"),
+    ("{up}  {down}", "up, down"),
     ("Mouse", "click to look around, Esc to let go"),
-    ("Arrows", "turn and look up or down"),
-    ("Q  E", "roll"),
-    ("Wheel", "speed"),
-    ("R   N", "start this scene again, choose another"),
-    ("F9   F12", "record, take a picture"),
-    ("Tab   F11", "figures, full screen"),
+    ("{turn_left} {turn_right} {look_up} {look_down}", "turn and look up or down"),
+    ("{roll_left}  {roll_right}", "roll"),
+    ("Wheel  {slower}  {faster}", "speed"),
+    ("{restart}   {gallery}", "start this scene again, choose another"),
+    ("{record}   {screenshot}", "record, take a picture"),
+    ("{figures}   {fullscreen}", "figures, full screen"),
     ("Esc  Esc", "leave"),
 )
+HINT = "{forward} {left} {back} {right} to fly     click to look around     {help} for help"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,18 @@ def chip(brush: Brush, words: str, *, color: Color = INK, dot: Color | None = No
     return premultiplied(card)
 
 
+def toast(brush: Brush, words: str, *, width: int) -> pygame.Surface:
+    """A sentence in as many lines as `width` asks for."""
+    pad, line = brush.px(16), brush.px(25)
+    if brush.font("body").size(words)[0] + 2 * pad <= width:
+        return chip(brush, words)
+    lines = brush.wrapped(words, width - 2 * pad)
+    card = brush.card(width, line * len(lines) + brush.px(18))
+    for i, part in enumerate(lines):
+        card.blit(brush.clipped(part, width - 2 * pad), (pad, brush.px(12) + i * line))
+    return premultiplied(card)
+
+
 def progress(brush: Brush, title: str, step: str, *, seconds: float) -> pygame.Surface:
     """The scene's name, what start-up is doing, and a bar that moves while it does."""
     width, pad = brush.px(420), brush.px(22)
@@ -131,14 +145,15 @@ def notice(brush: Brush, title: str, sentence: str) -> pygame.Surface:
     return premultiplied(card)
 
 
-def help_card(brush: Brush) -> pygame.Surface:
-    """All keys."""
+def help_card(brush: Brush, keys: Mapping[str, str]) -> pygame.Surface:
+    """All keys; keys: action → the label of its key."""
+    rows = [(key.format_map(keys), what) for key, what in HELP]
     pad, line = brush.px(28), brush.px(32)
-    key_width = max(brush.font("body").size(key)[0] for key, _ in HELP) + brush.px(28)
-    width = pad * 2 + key_width + max(brush.font("body").size(what)[0] for _, what in HELP)
-    card = brush.card(width, brush.px(92) + line * len(HELP))
+    key_width = max(brush.font("body").size(key)[0] for key, _ in rows) + brush.px(28)
+    width = pad * 2 + key_width + max(brush.font("body").size(what)[0] for _, what in rows)
+    card = brush.card(width, brush.px(92) + line * len(rows))
     card.blit(brush.text("Fly", size="title"), (pad, brush.px(24)))
-    for i, (key, what) in enumerate(HELP):
+    for i, (key, what) in enumerate(rows):
         y = brush.px(70) + i * line
         card.blit(brush.text(key, color=ACCENT), (pad, y))
         card.blit(brush.text(what), (pad + key_width, y))

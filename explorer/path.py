@@ -13,23 +13,19 @@ from typing import Any
 import numpy as np
 from pyquaternion import Quaternion
 
-from engine.camera import Intrinsics
-from explorer.dialect import SANA_MOTION, Motion, roll_out
-from explorer.trajectory import MAX_FRAMES, Trajectory
+from engine.camera import Array, Intrinsics
+from explorer.axes import from_axes, to_axes
+from explorer.dialect import Motion, roll_out
+from explorer.trajectory import MAX_FRAMES, Trajectory, refuse
 
 MAX_BYTES = 256 * 2**20  # of a trajectory file
 
-_FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes (up, backward) <-> OpenCV (down, forward)
-_Z_UP = np.array(
-    [[1.0, 0, 0, 0], [0, 0, -1.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]]
-)  # nerfstudio world -> ours
 
-
-def load_path(spec: str, *, dialect: str = "sana", motion: Motion = SANA_MOTION) -> Trajectory:
+def load_path(spec: str, *, dialect: str = "sana", motion: Motion | None = None) -> Trajectory:
     """A trajectory from a file (.npy, transforms.json, COLMAP images.txt) or from an action string."""
     suffix = Path(spec.strip()).suffix.lower() if len(spec) < 4096 else ""
     if suffix in READERS:
-        return READERS[suffix](_readable(Path(spec.strip())))
+        return READERS[suffix](readable(Path(spec.strip())))
     if suffix[1:].isalnum() and not suffix[1:].isdigit():  # `w-1.5` is a mistyped action
         raise ValueError(
             f"'{spec[:80]}' is no path file: use {', '.join(READERS)} or an action string such as w-16,dw-32"
@@ -37,7 +33,7 @@ def load_path(spec: str, *, dialect: str = "sana", motion: Motion = SANA_MOTION)
     return Trajectory(poses=roll_out(spec, dialect=dialect, motion=motion))
 
 
-def _readable(path: Path) -> Path:
+def readable(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no path file {path}: check the name")
     if path.stat().st_size > MAX_BYTES:
@@ -47,15 +43,25 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def read_npy(path: Path) -> Trajectory:
-    """[N, 4, 4] camera-to-world, OpenCV axes, any float dtype."""
+def read_npy(path: Path, *, axes: str = "opencv") -> Trajectory:
+    """[N, 4, 4] in the named convention (see `axes`), any float dtype."""
     try:
         m = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         raise ValueError(f"{path} is not a numpy array file: {_first_line(e)}") from e
     if not isinstance(m, np.ndarray) or m.dtype.kind != "f":
         raise ValueError(f"{path} holds {getattr(m, 'dtype', 'an archive')}: save one float array [N, 4, 4]")
-    return _named(path, lambda: Trajectory(poses=m))
+    if np.ndim(m) != 3 or m.shape[1:] != (4, 4) or axes == "opencv":
+        return _named(path, lambda: Trajectory(poses=m))
+    return _named(path, lambda: Trajectory(poses=from_axes(_finite(m), axes)))
+
+
+def _finite(m: Array) -> Array:
+    """Before the inverse of what may not have one."""
+    finite = np.all(np.isfinite(m), axis=(1, 2), keepdims=True)
+    poses = np.where(finite, m, 0.0).astype(np.float64)
+    refuse(np.abs(np.linalg.det(poses)) < 0.5, "is not rigid: repair or remove it")
+    return poses
 
 
 def read_nerfstudio(path: Path) -> Trajectory:
@@ -82,7 +88,7 @@ def read_nerfstudio(path: Path) -> Trajectory:
     return _named(
         path,
         lambda: Trajectory(
-            poses=_Z_UP @ poses @ _FLIP, intrinsics=known if len(known) == len(rows) else None
+            poses=from_axes(poses, "blender"), intrinsics=known if len(known) == len(rows) else None
         ),
     )
 
@@ -172,30 +178,32 @@ READERS: dict[str, Callable[[Path], Trajectory]] = {
 }
 
 
-def write_npy(path: Path, trajectory: Trajectory) -> None:
-    """[N, 4, 4] camera-to-world float64."""
+def write_npy(path: Path, trajectory: Trajectory, *, axes: str = "opencv") -> None:
+    """[N, 4, 4] float64 in the named convention."""
 
     def save(part: Path) -> None:
         with part.open("wb") as file:
-            np.save(file, trajectory.poses, allow_pickle=False)
+            np.save(file, to_axes(trajectory.poses, axes), allow_pickle=False)
 
-    _whole(path, save)
+    whole_file(path, save)
 
 
-def write_nerfstudio(path: Path, trajectory: Trajectory, *, images: str = "images/{:05d}.jpg") -> None:
-    """transforms.json that nerfstudio reads; `images` names the picture of frame i."""
-    gl = _Z_UP.T @ trajectory.poses @ _FLIP
+def write_nerfstudio(
+    path: Path, trajectory: Trajectory, *, images: str = "images/{:05d}.jpg", points: str | None = None
+) -> None:
+    """transforms.json that nerfstudio reads; `images` names the picture of frame i, `points` a cloud in its axes."""
     frames: list[dict[str, Any]] = []
-    for i, m in enumerate(gl):
+    for i, m in enumerate(to_axes(trajectory.poses, "blender")):
         frames.append({"file_path": images.format(i), "transform_matrix": m.tolist()})
         if trajectory.intrinsics is not None:
             k = trajectory.intrinsics[i]
             frames[-1] |= {"fl_x": k.fx, "fl_y": k.fy, "cx": k.cx, "cy": k.cy, "w": k.width, "h": k.height}
-    text = json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1)
-    _whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    cloud = {"ply_file_path": points} if points else {}
+    text = json.dumps({"camera_model": "OPENCV", **cloud, "frames": frames}, indent=1)
+    whole_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
+def whole_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path` and rename, so that nothing is ever half-written."""
     part = path.with_name(path.name + ".part")
     try:

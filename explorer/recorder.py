@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -27,8 +28,18 @@ def pictures_folder() -> Path:
 
 
 def stamped(folder: Path, suffix: str) -> Path:
-    """A new name in `folder` (made if missing) from the time of day, never one that exists."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A new name in `folder` (made if missing) from the time of day, never one that exists.
+
+    Raises ValueError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}): set another folder under [recording] in the settings"
+        ) from None
     stem = time.strftime("world-%Y-%m-%d-%H%M%S")
     names = (folder / f"{stem}{f'-{n}' if n else ''}{suffix}" for n in range(1000))
     return next(path for path in names if not path.exists())
@@ -102,6 +113,21 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def decoded(film: Path) -> Iterator[Picture]:
+    """The frames of a film, [Y, X, 3] RGB; one cut short ends at its last whole frame. Raises ValueError."""
+    import av
+
+    count = 0
+    try:
+        with av.open(str(film)) as file:
+            for frame in file.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                count += 1
+    except (av.error.FFmpegError, IndexError) as error:
+        if not count:
+            raise ValueError(f"{film} is no film that can be read ({error}): record it again") from None
 
 
 def fitted(pixels: Picture, width: int, height: int) -> Picture:

@@ -44,15 +44,15 @@ def checked_poses(poses: Any) -> Array:
             f"a path of shape {np.shape(poses)}: poses are [N, 4, 4] with N from 1 to {MAX_FRAMES}"
         )
     m = np.array(poses, dtype=np.float64)
-    _refuse(~np.isfinite(m).all(axis=(1, 2)), "is not finite: repair or remove it")
+    refuse(~np.isfinite(m).all(axis=(1, 2)), "is not finite: repair or remove it")
     R = m[:, :3, :3]
     skew = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) > 1e-3
     last = np.abs(m[:, 3] - [0, 0, 0, 1]).max(axis=1) > 1e-6
-    _refuse(
+    refuse(
         skew | last | (np.linalg.det(R) < 0),
         "is not rigid: give camera-to-world rotations without scale or mirror",
     )
-    _refuse(
+    refuse(
         np.abs(m[:, :3, 3]).max(axis=1) > MAX_METRES,
         f"is over {MAX_METRES:g} m from the origin: bring it nearer",
     )
@@ -61,6 +61,7 @@ def checked_poses(poses: Any) -> Array:
     return m
 
 
-def _refuse(bad: Any, why: str) -> None:
+def refuse(bad: Any, why: str) -> None:
+    """Raise ValueError naming the first pose that is bad; bad: [N] bool."""
     if bad.any():
         raise ValueError(f"pose {int(bad.argmax())} of the path {why}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,10 +15,13 @@ from engine.camera import Pose
 from engine.config import FPS
 from engine.frame import Frame
 from explorer.assets import Scene, assets_folder
-from explorer.dialect import POCKET_MOTION
+from explorer.dialect import POCKET_MOTION, Motion
+from explorer.export import require_empty
+from explorer.flightlog import Header
 from explorer.host import finite_step
 from explorer.path import load_path
-from explorer.recorder import Picture, Recorder, contact_sheet, pick_evenly, require_writable, save_png
+from explorer.recorder import Picture, contact_sheet, pick_evenly, require_writable, save_png
+from explorer.recording import Recording, Takes, disk_errors
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -43,11 +45,15 @@ class Plan:
 
 def plan(fly: Fly, assets: Path) -> Plan:
     """The scene and one pose per frame. A path shorter than the film rests at its end."""
-    trajectory = load_path(fly.path or DEFAULT_PATH, motion=replace(POCKET_MOTION, speed=fly.speed))
+    trajectory = load_path(fly.path or DEFAULT_PATH, motion=_motion(fly))
     scene = fly.scenes(assets)[0]
     placed = trajectory.from_start(scene.pose)
     count = fly.frames or len(placed)
     return Plan(scene=scene, poses=tuple(placed.pose(min(i, len(placed) - 1)) for i in range(count)))
+
+
+def _motion(fly: Fly) -> Motion:
+    return replace(POCKET_MOTION, speed=fly.speed or POCKET_MOTION.speed)
 
 
 def frames_of(engine: Engine, flight: Plan) -> Iterator[Frame]:
@@ -71,25 +77,36 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
         require_writable(fly.contact_sheet, suffix=".png")
     assets = assets_folder()
     flight = plan(fly, assets)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if fly.export is not None:
+        require_empty(fly.export)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     kept: list[Picture] = []
     done = 0
-    with ExitStack() as stack:
-        bar = stack.enter_context(_bar(console))
+    recording = Recording(
+        Takes(film=fly.out, size=size, export=fly.export, header=Header(fps=FPS, world=fly.model))
+    )
+    with progress_bar(console) as bar:
         task = bar.add_task("starting", total=flight.frames)
-        film = stack.enter_context(Recorder(fly.out, fps=FPS, size=size)) if fly.out else None
         interrupted = False
         try:
             engine = _engine(fly, assets, lambda step: bar.update(task, description=step))
             bar.update(task, description="flying")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
-                _keep(frame, film, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
+                _keep(frame, recording, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
                 bar.update(task, completed=done)
         except KeyboardInterrupt:
             interrupted = True
+        except BaseException:
+            recording.abandon()
+            raise
+        bar.update(task, description="writing")
+        with disk_errors(recording):
+            exported = recording.close(_motion(fly))
     if fly.contact_sheet is not None and kept:
         save_png(fly.contact_sheet, contact_sheet(kept))
-    _report(console, fly, film.frames if film else done, interrupted=interrupted)
+    _report(console, fly, recording.frames, interrupted=interrupted)
+    if exported:
+        console.print(exported)
     return 130 if interrupted else 0
 
 
@@ -99,9 +116,9 @@ def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> Engine:
     return Engine.load(fly.model, assets=assets, device=fly.device, threads=fly.threads, on_step=on_step)
 
 
-def _keep(frame: Frame, film: Recorder | None, kept: list[Picture], *, wanted: bool, total: int) -> None:
-    if film is not None:
-        film.add(frame.pixels)
+def _keep(frame: Frame, recording: Recording, kept: list[Picture], *, wanted: bool, total: int) -> None:
+    with disk_errors(recording):
+        recording.add(frame)
     if wanted and frame.index in pick_evenly(total, SHEET):
         kept.append(frame.pixels)
 
@@ -117,12 +134,13 @@ def _report(console: Console, fly: Fly, done: int, *, interrupted: bool) -> None
             console.print(f"{done} frames, {done / FPS:.1f} s: {path}")
 
 
-def _bar(console: Console) -> Progress:
+def progress_bar(console: Console | None = None) -> Progress:
+    """Frames done of all; on stderr where no console is given."""
     return Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("frames"),
         TimeRemainingColumn(),
-        console=console,
+        console=console or Console(stderr=True),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,20 +12,15 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 from pygame._sdl2 import controller
 
-from explorer.controls import Hands
+from explorer.bindings import commands, key_axes
+from explorer.controls import Grip, Hands
+from explorer.gamepad import PadHands
+from explorer.settings import Settings
 
 NO_DISPLAY = (
     "no display to open a window on: run `explorer serve` and fly in a browser, or add --path and --out"
 )
-ACTIONS = {
-    pygame.K_F1: "help",
-    pygame.K_h: "help",
-    pygame.K_TAB: "figures",
-    pygame.K_n: "gallery",
-    pygame.K_r: "restart",
-    pygame.K_F9: "record",
-    pygame.K_F12: "screenshot",
-    pygame.K_F11: "fullscreen",
+ACTIONS = {  # what is not for the settings to say
     pygame.K_ESCAPE: "escape",
     pygame.K_RETURN: "accept",
     pygame.K_KP_ENTER: "accept",
@@ -33,12 +29,8 @@ ACTIONS = {
     pygame.K_UP: "up",
     pygame.K_DOWN: "down",
 }
-BUTTONS = {
+BUTTONS = {  # in the gallery
     pygame.CONTROLLER_BUTTON_A: "accept",
-    pygame.CONTROLLER_BUTTON_B: "gallery",
-    pygame.CONTROLLER_BUTTON_Y: "restart",
-    pygame.CONTROLLER_BUTTON_START: "help",
-    pygame.CONTROLLER_BUTTON_BACK: "figures",
     pygame.CONTROLLER_BUTTON_DPAD_LEFT: "left",
     pygame.CONTROLLER_BUTTON_DPAD_RIGHT: "right",
     pygame.CONTROLLER_BUTTON_DPAD_UP: "up",
@@ -66,7 +58,9 @@ def require_display() -> None:
 class Window:
     """A resizable OpenGL window, the keys held in it, and a gamepad if there is one."""
 
-    def __init__(self, size: tuple[int, int], *, title: str, speed: float) -> None:
+    def __init__(
+        self, size: tuple[int, int], *, title: str, speed: float, settings: Settings | None = None
+    ) -> None:
         require_display()
         try:
             pygame.display.init()
@@ -78,7 +72,10 @@ class Window:
             pygame.quit()
             raise ValueError(NO_DISPLAY) from None
         pygame.display.set_caption(title)
-        self.hands = Hands(speed=speed)
+        self.settings = settings or Settings()
+        self._commands = commands(self.settings.keys)
+        self._pad_hands = PadHands(self.settings.gamepad)
+        self.hands = Hands(speed=speed, grip=grip(self.settings))
         self.grabbed = False
         self._pads: dict[int, controller.Controller] = {}
         controller.init()
@@ -96,19 +93,31 @@ class Window:
             if handler is not None and (action := handler(self, event, flying, now)) is not None:
                 actions.append(action)
         if self._pads and flying:
-            self.hands = self.hands.pad(self._sticks(), now=now)
+            pad = next(iter(self._pads.values()))
+            self.hands = self.hands.pad(self._pad_hands.sticks(pad), now=now)
         return actions
 
     def _key_down(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        key = key_name(event.key)
         if flying:
-            self.hands = self.hands.press(pygame.key.name(event.key), now=now)
+            self.hands = self.hands.press(key, now=now)
         if event.key == pygame.K_SPACE and not flying:
             return Action("accept")
         name = ACTIONS.get(event.key)
+        if name is None or flying:
+            name = self._commands.get(key, name)
+        return self._asked(name, flying, now)
+
+    def _asked(self, name: str | None, flying: bool, now: float) -> Action | None:
+        """An action, or another speed."""
+        if name in ("faster", "slower"):
+            notches = (1 if name == "faster" else -1) if flying else 0
+            self.hands = self.hands.wheel(notches, now=now)
+            return None
         return Action(name) if name else None
 
     def _key_up(self, event: pygame.event.Event, flying: bool, now: float) -> None:
-        self.hands = self.hands.release(pygame.key.name(event.key), now=now)
+        self.hands = self.hands.release(key_name(event.key), now=now)
 
     def _motion(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         if self.grabbed:
@@ -127,10 +136,9 @@ class Window:
         self.hands = self.hands.wheel(event.y, now=now)
 
     def _button(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
-        name = BUTTONS.get(event.button)
-        if flying and name in ("up", "down"):
-            self.hands = self.hands.wheel(1 if name == "up" else -1, now=now)
-        return Action(name) if name else None
+        bound = self._pad_hands.command(event.button)
+        name = bound if flying else BUTTONS.get(event.button, bound)
+        return self._asked(name, flying, now)
 
     def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> None:
         self.hands = self.hands.let_go(now=now)
@@ -144,22 +152,6 @@ class Window:
     def _unplug(self, event: pygame.event.Event, flying: bool, now: float) -> None:
         self._pads.pop(event.instance_id, None)
         self.hands = self.hands.pad((0.0,) * 6, now=now)
-
-    def _sticks(self) -> tuple[float, float, float, float, float, float]:
-        """Left stick flies, right stick looks, triggers lift and sink, shoulders roll."""
-        pad = next(iter(self._pads.values()))
-        lift = _axis(pad, pygame.CONTROLLER_AXIS_TRIGGERRIGHT) - _axis(
-            pad, pygame.CONTROLLER_AXIS_TRIGGERLEFT
-        )
-        right, left = pygame.CONTROLLER_BUTTON_RIGHTSHOULDER, pygame.CONTROLLER_BUTTON_LEFTSHOULDER
-        return (
-            _axis(pad, pygame.CONTROLLER_AXIS_LEFTX),
-            -lift,
-            -_axis(pad, pygame.CONTROLLER_AXIS_LEFTY),
-            _axis(pad, pygame.CONTROLLER_AXIS_RIGHTX),
-            -_axis(pad, pygame.CONTROLLER_AXIS_RIGHTY),
-            float(pad.get_button(right)) - float(pad.get_button(left)),
-        )
 
     def grab(self, on: bool) -> None:
         """Hold the mouse inside the window, or give it back."""
@@ -192,8 +184,17 @@ class Window:
     }
 
 
-def _axis(pad: controller.Controller, axis: int) -> float:
-    return max(pad.get_axis(axis) / 32767.0, -1.0)
+def key_name(code: int) -> str:
+    """As settings write it."""
+    return pygame.key.name(code, use_compat=False).lower()
+
+
+def grip(settings: Settings) -> Grip:
+    """The settings of hands."""
+    turn = math.radians(settings.mouse.sensitivity)
+    yaw = -turn if settings.mouse.invert_x else turn
+    pitch = -turn if settings.mouse.invert_y else turn
+    return Grip(keys=key_axes(settings.keys), mouse_turn=(yaw, pitch), dead_zone=settings.gamepad.dead_zone)
 
 
 def _open(size: tuple[int, int]) -> None:

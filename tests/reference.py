@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.checks.camera import actions, camera
+from tests.checks.camera import actions, camera, dialects
 from tests.checks.check import Check
 from tests.checks.ltx2 import FILE as LTX2
 from tests.checks.ltx2 import ltx2
@@ -37,6 +37,7 @@ class Suite:
 SUITES = (
     Suite(("camera.safetensors", "camera.json"), camera),
     Suite(("actions.safetensors", "actions.json"), actions),
+    Suite(("dialects.safetensors", "dialects.json"), dialects),
     Suite(("gdn_scan.safetensors", "gdn_scan.json"), scan),
     Suite(("tiny_stage1_streaming.safetensors", "tiny_stage1_weights.safetensors"), streaming),
     Suite(("tiny_stage1_sampler.safetensors", "tiny_stage1_weights.safetensors"), sampler),

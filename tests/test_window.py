@@ -30,11 +30,11 @@ def test_letter_box_is_centred_and_keeps_the_shape() -> None:
     assert letter_box((256, 160), (1000, 320)) == (244, 0, 512, 320)
 
 
-def wait(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait(condition: Callable[[], object], what: str, seconds: float = 60.0, pause: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def grab(env: dict[str, str], path: Path) -> np.ndarray:

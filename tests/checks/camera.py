@@ -20,7 +20,7 @@ from engine.ucpe import RayFrames, into_memory, into_query, out_of_ray, ray_fram
 from explorer.dialect import Motion, parse, roll_out
 from tests.checks.check import PART, Check, absolute, exact, relative
 
-CAMERA, ACTIONS = "camera.safetensors", "actions.safetensors"
+CAMERA, ACTIONS, DIALECTS = "camera.safetensors", "actions.safetensors", "dialects.safetensors"
 SMALL, FULL = (4, 6), (22, 40)
 
 
@@ -138,3 +138,11 @@ def accepted(text: str) -> bool:
         return bool(parse(text))
     except ValueError:
         return False
+
+
+def dialects(folder: Path) -> Iterator[Check]:
+    """Action strings rolled out by the programs that speak the other dialects, at their own defaults."""
+    t, facts = load_file(folder / DIALECTS), json.loads((folder / "dialects.json").read_text())
+    for case in facts["cases"]:
+        poses = torch.from_numpy(roll_out(case["action"], dialect=case["dialect"])).float()
+        yield absolute(DIALECTS, f"{case['dialect']} {case['action']}", poses, t[case["tensor"]])
