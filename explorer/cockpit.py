@@ -119,6 +119,7 @@ class Cockpit:
             "gallery": self._gallery,
             "restart": self._restart,
             "record": lambda: self._record(now),
+            "refiner": lambda: self._refiner(now),
             "screenshot": lambda: self._screenshot(now),
         }
         todo = {**common, **(choosing if self.choosing else flying)}
@@ -219,6 +220,11 @@ class Cockpit:
             self.say(f"recorded {frames} frames: {path}")
             self._toast = Toast(f"Saved {path.name}", time.perf_counter() + TOAST_SECONDS)
 
+    def _refiner(self, now: float) -> None:
+        """auto → on → off → auto, in a world that has one."""
+        if self.session.refiner:
+            self._toast = Toast(f"Refiner: {self.session.next_refining()}", now + TOAST_SECONDS)
+
     def _screenshot(self, now: float) -> None:
         path = stamped(pictures_folder(), ".png")
         save_png(path, self.display.grab())
@@ -312,6 +318,7 @@ class Cockpit:
                 speed=self.window.hands.speed,
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,
+                refiner=self.session.refiner,
             ),
         )
         top = self.window.size[1] - card.get_height() - self.brush.px(GAP)

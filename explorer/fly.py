@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from engine.config import WORLDS
+from engine.setup import Refining, Setup
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
 
@@ -54,11 +55,25 @@ class Fly:
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """CPU threads of the model; default: what suits this machine"""
 
+    refiner: Annotated[Refining, arg(metavar="auto|on|off")] = "auto"
+    """sana-wm: sharpen what is generated; auto: while there is time for it"""
+    memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
+    weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """sana-wm: a folder that explorer download made; default: the models folder"""
+    random_weights: Annotated[bool, arg(metavar="")] = False
+    """sana-wm: full size and true cost without a download; the pictures are noise"""
+
     def __post_init__(self) -> None:
         if self.model not in WORLDS:
             raise ValueError(f"there is no model '{self.model}': use {' or '.join(WORLDS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
+        self.setup  # noqa: B018 -- its choices are checked when it is built
+        if self.model != "sana-wm" and self.setup != Setup(prompt=self.prompt or ""):
+            raise ValueError(
+                f"--refiner, --memory, --weights and --random-weights are for --model sana-wm, not {self.model}"
+            )
         if not SPEED_MIN <= self.speed <= SPEED_MAX:
             raise ValueError(
                 f"--speed {self.speed:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
@@ -73,6 +88,16 @@ class Fly:
             raise ValueError(f"--fov {self.fov:g}° is out of range: use 10 to 150")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
+
+    @property
+    def setup(self) -> Setup:
+        return Setup(
+            prompt=self.prompt or "",
+            refiner=self.refiner,
+            memory=self.memory,
+            weights=self.weights,
+            random_weights=self.random_weights,
+        )
 
     @property
     def unattended(self) -> bool:
@@ -100,7 +125,8 @@ class Fly:
         )
 
     def _words(self) -> tuple[int, ...] | None:
-        if self.prompt is None:
+        """Of pocket's vocabulary; sana-wm reads the prompt itself."""
+        if self.prompt is None or self.model == "sana-wm":
             return None
         from engine.words import parse
 
@@ -124,7 +150,7 @@ def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
     assets = assets_folder()
     scenes = fly.scenes(assets)
     _require_display()
-    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads)
+    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
     try:
         return _cockpit(fly, session, scenes, size)
     finally:

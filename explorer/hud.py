@@ -20,6 +20,7 @@ HELP = (
     ("Q  E", "roll"),
     ("Wheel", "speed"),
     ("R   N", "start this scene again, choose another"),
+    ("X", "sharpen on or off (sana-wm)"),
     ("F9   F12", "record, take a picture"),
     ("Tab   F11", "figures, full screen"),
     ("Esc  Esc", "leave"),
@@ -40,6 +41,7 @@ class Figures:
     speed: float  # m/s
     resting: bool = False
     discarded: int = 0
+    refiner: str = ""  # what the second stage does; empty: there is none
 
 
 def figures(brush: Brush, f: Figures) -> pygame.Surface:
@@ -75,6 +77,8 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
         ("Position", f"{x:.1f}  {-y:.1f}  {z:.1f} m", INK),
         ("Heading", f"{yaw % 360:.0f}°  pitch {pitch:.0f}°  roll {roll:.0f}°", INK),
     ]
+    if f.refiner:
+        rows.append(("Refiner", f.refiner, INK))
     if f.discarded:
         rows.append(("Discarded", f"{f.discarded} chunks", ALERT))
     return rows

@@ -22,7 +22,7 @@ from explorer.path import load_path
 from explorer.recorder import Picture, Recorder, contact_sheet, pick_evenly, require_writable, save_png
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.opening import World
     from explorer.fly import Fly
 
 SHEET = 16  # pictures on a contact sheet
@@ -50,7 +50,7 @@ def plan(fly: Fly, assets: Path) -> Plan:
     return Plan(scene=scene, poses=tuple(placed.pose(min(i, len(placed) - 1)) for i in range(count)))
 
 
-def frames_of(engine: Engine, flight: Plan) -> Iterator[Frame]:
+def frames_of(engine: World, flight: Plan) -> Iterator[Frame]:
     """Every frame of the film in order, the first picture first."""
     spec, scene = engine.spec, flight.scene
     picture, intrinsics = scene.picture(spec.width, spec.height)
@@ -93,10 +93,17 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     return 130 if interrupted else 0
 
 
-def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> Engine:
-    from engine.engine import Engine
+def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World:
+    from engine.opening import open_world
 
-    return Engine.load(fly.model, assets=assets, device=fly.device, threads=fly.threads, on_step=on_step)
+    return open_world(
+        fly.model,
+        assets=assets,
+        device=fly.device,
+        threads=fly.threads,
+        setup=replace(fly.setup, live=False),
+        on_step=on_step,
+    )
 
 
 def _keep(frame: Frame, film: Recorder | None, kept: list[Picture], *, wanted: bool, total: int) -> None:

@@ -22,6 +22,7 @@ ACTIONS = {
     pygame.K_TAB: "figures",
     pygame.K_n: "gallery",
     pygame.K_r: "restart",
+    pygame.K_x: "refiner",
     pygame.K_F9: "record",
     pygame.K_F12: "screenshot",
     pygame.K_F11: "fullscreen",
