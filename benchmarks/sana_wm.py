@@ -35,7 +35,7 @@ TFLOP = {"denoise": 73.0, "decode": 27.0, "refine": 383.0}  # of a chunk at 704Ã
 def main(arguments: Sequence[str]) -> int:
     chunks = int(arguments[0]) if arguments else CHUNKS
     if not torch.cuda.is_available():
-        print("no GPU here: this measures one", file=sys.stderr)
+        print("no GPU here: this measures one", file=sys.stderr)  # noqa: T201 -- for people
         return 2
     setup = Setup(random_weights=True)
     result = run(setup, device="cuda", chunks=chunks, say=print)
