@@ -35,6 +35,7 @@ class World(Protocol):
     """What flies: `Engine` of pocket and `SanaEngine`."""
 
     spec: WorldSpec
+    device: torch.device
 
     def start(
         self,

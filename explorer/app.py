@@ -30,6 +30,8 @@ Try first:
                                   a film, without a window
 
 More:
+  explorer render photo.jpg --path w-240 --out film.mp4
+                                  the same, larger and slower; Ctrl-C and go on later
   explorer train codec|world|long|distill
                                   train the built-in world yourself
   explorer COMMAND --help         all that a command can do
@@ -102,6 +104,12 @@ def _fly(arguments: Sequence[str]) -> int:
     return options(Fly, arguments, "explorer fly").run()
 
 
+def _render(arguments: Sequence[str]) -> int:
+    from explorer.render import Render
+
+    return options(Render, arguments, "explorer render").run()
+
+
 def _serve(arguments: Sequence[str]) -> int:
     from explorer.serve import ServeOptions, serve
 
@@ -135,6 +143,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
+    "render": _render,
     "serve": _serve,
     "train": _train,
     "evaluate": _evaluate,

@@ -14,6 +14,7 @@ from engine.config import WORLDS
 from engine.setup import Refining, Setup
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
+from explorer.dialect import SANA_MOTION
 
 if TYPE_CHECKING:
     from explorer.session import Session
@@ -38,8 +39,8 @@ class Fly:
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     seed: Annotated[int, arg(metavar="N")] = 0
     """another number, another dream"""
-    speed: Annotated[float, arg(metavar="M/S")] = SPEED_DEFAULT
-    """metres per second"""
+    speed: Annotated[float | None, arg(metavar="M/S", help_behavior_hint="")] = None
+    """metres per second; default: 4 in pocket, 0.4 in sana-wm"""
     path: Annotated[str | None, arg(metavar="KEYS|FILE", help_behavior_hint="")] = None
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
     out: Annotated[Path | None, arg(metavar="MP4", help_behavior_hint="")] = None
@@ -74,9 +75,9 @@ class Fly:
             raise ValueError(
                 f"--refiner, --memory, --weights and --random-weights are for --model sana-wm, not {self.model}"
             )
-        if not SPEED_MIN <= self.speed <= SPEED_MAX:
+        if not SPEED_MIN <= self.cruise <= SPEED_MAX:
             raise ValueError(
-                f"--speed {self.speed:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
+                f"--speed {self.cruise:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
             )
         if self.threads is not None and not 1 <= self.threads <= 256:
             raise ValueError(f"--threads {self.threads} is out of range: use 1 to 256")
@@ -88,6 +89,13 @@ class Fly:
             raise ValueError(f"--fov {self.fov:g}° is out of range: use 10 to 150")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
+
+    @property
+    def cruise(self) -> float:
+        """Metres per second of keys, until the wheel turns."""
+        if self.speed is not None:
+            return self.speed
+        return SANA_MOTION.speed if self.model == "sana-wm" else SPEED_DEFAULT
 
     @property
     def setup(self) -> Setup:
@@ -171,7 +179,7 @@ def _cockpit(fly: Fly, session: Session, scenes: tuple[Scene, ...], size: tuple[
     from explorer.window import Window
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    window = Window(size, title="World Explorer", speed=fly.speed)
+    window = Window(size, title="World Explorer", speed=fly.cruise)
     try:
         cockpit = Cockpit(window, session, scenes, say=console.print)
         try:

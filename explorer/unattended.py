@@ -43,7 +43,7 @@ class Plan:
 
 def plan(fly: Fly, assets: Path) -> Plan:
     """The scene and one pose per frame. A path shorter than the film rests at its end."""
-    trajectory = load_path(fly.path or DEFAULT_PATH, motion=replace(POCKET_MOTION, speed=fly.speed))
+    trajectory = load_path(fly.path or DEFAULT_PATH, motion=replace(POCKET_MOTION, speed=fly.cruise))
     scene = fly.scenes(assets)[0]
     placed = trajectory.from_start(scene.pose)
     count = fly.frames or len(placed)
@@ -80,7 +80,7 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
         film = stack.enter_context(Recorder(fly.out, fps=FPS, size=size)) if fly.out else None
         interrupted = False
         try:
-            engine = _engine(fly, assets, lambda step: bar.update(task, description=step))
+            engine = open_engine(fly, assets, lambda step: bar.update(task, description=step))
             bar.update(task, description="flying")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
                 _keep(frame, film, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
@@ -93,7 +93,8 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     return 130 if interrupted else 0
 
 
-def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World:
+def open_engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World:
+    """The world that is asked for, inline; time does not matter to it."""
     from engine.opening import open_world
 
     return open_world(

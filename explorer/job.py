@@ -1,0 +1,143 @@
+"""A render that survives being stopped: a folder beside the film with finished parts and the newest state.
+
+job.json            what is rendered, as one hash: a job is only ever continued by the same request
+part-00012.mp4      the frames of one chunk, closed: parts put one after the other are the film
+state.safetensors   what the next chunk is made from, and which one that is
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from explorer.recorder import FRAGMENTED, Picture, Recorder
+
+V = TypeVar("V")
+FORMAT = 1
+SAVE_EVERY = 30.0  # seconds of work that a killed render may lose; Ctrl-C loses none
+
+
+def fingerprint(request: Mapping[str, Any]) -> str:
+    """sha256 of all that decides what a render looks like: plain values and bytes."""
+    h = hashlib.sha256()
+    for name in sorted(request):
+        value = request[name]
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        h.update(f"{name} {len(data)}\n".encode())
+        h.update(data)
+    return h.hexdigest()
+
+
+class Job:
+    """The folder of one render."""
+
+    def __init__(self, out: Path, *, request: str) -> None:
+        """Open or begin the job of the film `out`. Raises ValueError for a folder of another request."""
+        self.out, self.folder = out, out.with_name(out.name + ".job")
+        self.state = self.folder / "state.safetensors"
+        record = self.folder / "job.json"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            if not record.exists():
+                _write(record, json.dumps({"format": FORMAT, "request": request}))
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot use the job folder {self.folder} ({error}): remove it") from error
+        if found != {"format": FORMAT, "request": request}:
+            raise ValueError(
+                f"{self.folder} belongs to another render, or was made with other weights: "
+                "remove it, or name another --out"
+            )
+        self._pending: tuple[int, Any] | None = None
+        self._saved_at = time.monotonic()
+
+    def part(self, index: int) -> Path:
+        return self.folder / f"part-{index:05d}.mp4"
+
+    def resume(self, kind: type[V], *, device: Any = "cpu") -> tuple[int, V] | None:
+        """How many parts are done, and the state after them; None for a fresh job."""
+        from engine.savable import load_value, read_note
+
+        if not self.state.exists():
+            return None
+        done = read_note(self.state).get("done", "")
+        if not (done.isdecimal() and all(self.part(i).exists() for i in range(int(done)))):
+            return None
+        return int(done), load_value(self.state, kind, device=device)
+
+    def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
+        """Part `index` is done, and `state` comes after it."""
+        part = self.folder / "part.tmp.mp4"
+        with Recorder(part, fps=fps) as film:
+            for picture in pictures:
+                film.add(picture)
+        os.replace(part, self.part(index))
+        self._pending = index + 1, state
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write the newest state, if it is not yet written."""
+        from engine.savable import save_value
+
+        if self._pending is None:
+            return
+        done, state = self._pending
+        try:
+            save_value(self.state, state, note={"done": str(done)})
+        except OSError as error:
+            raise ValueError(f"cannot write {self.state} ({error.strerror}): make room there") from error
+        self._pending = None
+        self._saved_at = time.monotonic()
+
+    def finish(self, parts: int) -> None:
+        """Put the film together and remove the folder."""
+        joined(self.out, [self.part(i) for i in range(parts)])
+        shutil.rmtree(self.folder)
+
+
+def joined(out: Path, parts: Iterable[Path]) -> None:
+    """Films of one encoder one after the other, without encoding them again. The file appears whole or not at all."""
+    import av
+
+    whole = out.with_name(out.name + ".part")
+    try:
+        with av.open(str(whole), "w", format="mp4", options=FRAGMENTED) as film:
+            stream: Any = None
+            frames = 0
+            for part in parts:
+                with av.open(str(part)) as source:
+                    if stream is None:
+                        stream = film.add_stream_from_template(source.streams.video[0])
+                    frames += _copied(source, film, stream, after=frames)
+        os.replace(whole, out)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _copied(source: Any, film: Any, stream: Any, *, after: int) -> int:
+    """Packets of one part, moved in time by `after` frames. Returns how many there were."""
+    video = source.streams.video[0]
+    length = 1 / (video.average_rate * video.time_base)  # of a frame, in units of the stream
+    count = 0
+    for packet in source.demux(video):
+        if packet.size == 0:
+            continue
+        packet.pts = packet.dts = round((after + count) * length)
+        packet.duration = round(length)
+        packet.stream = stream
+        film.mux(packet)
+        count += 1
+    return count
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
