@@ -70,7 +70,9 @@ def read_note(path: Path) -> dict[str, str]:
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """JSON of everything but tensors, which go under their dotted names into `tensors`."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()  # nothing may share memory in the file
+        tensors[name] = (
+            value.detach().to("cpu", copy=True).contiguous()
+        )  # nothing may share memory in the file
         return {"tensor": name}
     if is_dataclass(value) and not isinstance(value, type):
         return {

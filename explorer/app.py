@@ -110,6 +110,12 @@ def _render(arguments: Sequence[str]) -> int:
     return options(Render, arguments, "explorer render").run()
 
 
+def _download(arguments: Sequence[str]) -> int:
+    from explorer.download import Download
+
+    return options(Download, arguments, "explorer download").run()
+
+
 def _serve(arguments: Sequence[str]) -> int:
     from explorer.serve import ServeOptions, serve
 
@@ -145,6 +151,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
     "render": _render,
     "serve": _serve,
+    "download": _download,
     "train": _train,
     "evaluate": _evaluate,
 }

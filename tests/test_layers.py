@@ -21,7 +21,7 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
         for name in ("window", "cockpit", "display", "gallery", "hud", "paint", "preview")
     },
     "moderngl": {"explorer/display.py"},
-    "av": {"explorer/recorder.py", "explorer/encode.py"},
+    "av": {"explorer/recorder.py", "explorer/encode.py", "explorer/splice.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},
 }
 KERNELS_MAY_USE = {

@@ -17,8 +17,9 @@ import torch
 
 from engine.conditioning import Anchor
 from explorer.app import main
-from explorer.job import Job, fingerprint, joined
+from explorer.job import Job, fingerprint
 from explorer.recorder import Recorder
+from explorer.splice import joined
 from tests.tiny import hills, screen, tiny_assets
 
 LINE = "render photo.png --path w-40,dw-40 --seed 3 --threads 1 --device cpu"
