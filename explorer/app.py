@@ -32,6 +32,8 @@ Try first:
 More:
   explorer render photo.jpg --path w-240 --out film.mp4
                                   the same, larger and slower; Ctrl-C and go on later
+  explorer doctor                 what this machine can run
+  explorer download sana-wm       NVIDIA's large model, for a large GPU
   explorer train codec|world|long|distill
                                   train the built-in world yourself
   explorer COMMAND --help         all that a command can do
@@ -116,6 +118,12 @@ def _download(arguments: Sequence[str]) -> int:
     return options(Download, arguments, "explorer download").run()
 
 
+def _doctor(arguments: Sequence[str]) -> int:
+    from explorer.doctor import Doctor
+
+    return options(Doctor, arguments, "explorer doctor").run()
+
+
 def _serve(arguments: Sequence[str]) -> int:
     from explorer.serve import ServeOptions, serve
 
@@ -152,6 +160,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "render": _render,
     "serve": _serve,
     "download": _download,
+    "doctor": _doctor,
     "train": _train,
     "evaluate": _evaluate,
 }
