@@ -78,6 +78,7 @@ def test_this_machine(
 ) -> None:
     monkeypatch.setenv("WORLD_EXPLORER_ASSETS", str(tiny_assets(tmp_path / "assets", scenes=1)))
     monkeypatch.setenv("WORLD_EXPLORER_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("COLUMNS", "200")
     assert examine().worlds["pocket"].present
     assert main(["doctor", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
