@@ -39,18 +39,16 @@ class Job:
     """The folder of one render."""
 
     def __init__(self, out: Path, *, request: str) -> None:
-        """Open or begin the job of the film `out`. Raises ValueError for a folder of another request."""
+        """Open the job of the film `out`; its folder appears with the first part. ValueError for that of another request."""
         self.out, self.folder = out, out.with_name(out.name + ".job")
         self.state = self.folder / "state.safetensors"
+        self._record = {"format": FORMAT, "request": request}
         record = self.folder / "job.json"
         try:
-            self.folder.mkdir(exist_ok=True)
-            if not record.exists():
-                _write(record, json.dumps({"format": FORMAT, "request": request}))
-            found = json.loads(record.read_text(encoding="utf-8"))
+            found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else self._record
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot use the job folder {self.folder} ({error}): remove it") from error
-        if found != {"format": FORMAT, "request": request}:
+        if found != self._record:
             raise ValueError(
                 f"{self.folder} belongs to another render, or was made with other weights: "
                 "remove it, or name another --out"
@@ -74,6 +72,9 @@ class Job:
 
     def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
         """Part `index` is done, and `state` comes after it."""
+        if not self.folder.exists():
+            self.folder.mkdir()
+            _write(self.folder / "job.json", json.dumps(self._record))
         part = self.folder / "part.tmp.mp4"
         with Recorder(part, fps=fps) as film:
             for picture in pictures:

@@ -94,7 +94,8 @@ def test_a_killed_render_goes_on_too(here: Path) -> None:
 
 
 def test_another_request_does_not_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Job(Path("a.mp4"), request=fingerprint({"seed": 4}))
+    anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
+    Job(Path("a.mp4"), request=fingerprint({"seed": 4})).keep(0, [hills(0)], anchor, fps=16)
     assert main([*LINE.split(), "--out", "a.mp4"]) == 2
     assert "belongs to another render" in capsys.readouterr().err
     Path("a.mp4.job/job.json").write_text("[]")
