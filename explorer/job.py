@@ -72,6 +72,17 @@ class Job:
 
     def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
         """Part `index` is done, and `state` comes after it."""
+        try:
+            self._film(index, pictures, fps)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write {self.part(index)} ({error.strerror}): make room there"
+            ) from error
+        self._pending = index + 1, state
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
+            self.save()
+
+    def _film(self, index: int, pictures: Sequence[Picture], fps: float) -> None:
         if not self.folder.exists():
             self.folder.mkdir()
             _write(self.folder / "job.json", json.dumps(self._record))
@@ -80,9 +91,6 @@ class Job:
             for picture in pictures:
                 film.add(picture)
         os.replace(part, self.part(index))
-        self._pending = index + 1, state
-        if time.monotonic() - self._saved_at > SAVE_EVERY:
-            self.save()
 
     def save(self) -> None:
         """Write the newest state, if it is not yet written."""
@@ -101,6 +109,7 @@ class Job:
     def finish(self, parts: int) -> None:
         """Put the film together and remove the folder."""
         joined(self.out, [self.part(i) for i in range(parts)])
+        self._pending = None
         shutil.rmtree(self.folder)
 
 

@@ -101,6 +101,14 @@ def render(options: Render, fly: Fly, flight: Plan, assets: Path) -> int:
             bar.stop()
             console.print(f"stopped; the same command goes on from {job.folder}")
             return 130
+        except FloatingPointError as error:
+            raise ValueError(f"{error}, but that failed too: use another --seed") from error
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise ValueError("the GPU ran out of memory: use a smaller --memory, or --refiner off") from error
+        finally:
+            job.save()
     console.print(f"{flight.frames} frames, {flight.frames / engine.spec.fps:.1f} s: {options.out}")
     return 0
 
