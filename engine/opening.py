@@ -79,7 +79,7 @@ def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda st
     """sana-wm from a converted release, or of random weights, placed as its memory tier says."""
     parts = None if setup.random_weights else read_parts(setup)
     sizes = setup.sizes if parts is None else parts.sizes
-    where = _device(device, sizes)
+    where = _device(device)
     tier = _tier(setup, where)
     refiner = _wants_refiner(setup, tier, parts)
     sizes = replace(sizes, refiner=replace(sizes.refiner, window=tier.refiner_window)) if refiner else sizes
@@ -150,7 +150,7 @@ def _place_rest(model: nn.Module, travelling: Sequence[nn.Module], where: torch.
             p.data = p.data.to(where)
 
 
-def _device(name: str, sizes: Sizes) -> torch.device:
+def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
     if torch.cuda.is_available() and name != "cpu":

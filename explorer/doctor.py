@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from engine.setup import GB, TIERS, Tier, models_folder, needs, tier_for
 from explorer.assets import assets_folder
@@ -59,7 +59,6 @@ class World:
 
     present: bool
     refiner: bool = False
-    text: bool = False
     size: int = 0
     licence: str = ""
 
@@ -80,7 +79,7 @@ class Verdict:
 class Doctor:
     """Say what this machine can run, how fast to expect it, and what is missing."""
 
-    json: Annotated[bool, arg(metavar="")] = False
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """print it for programs"""
 
     def run(self) -> int:
@@ -223,7 +222,6 @@ def _found(models: Path) -> dict[str, World]:
         worlds[name] = World(
             present=bool(record),
             refiner=(folder / "refiner" / "config.json").is_file(),
-            text=(folder / "text").is_dir(),
             size=sum(f.stat().st_size for f in folder.rglob("*.safetensors")) if record else 0,
             licence=str(record.get("licence", "")),
         )

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.prompt import Confirm
 from rich.table import Table
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.setup import GB, REFINER, VAE_DECODER, VAE_ENCODER, WORLD, models_folder
 
@@ -35,15 +35,15 @@ class Download:
 
     name: Annotated[str, Positional, arg(metavar="NAME")]
     """sana-wm (or sana-wm-streaming), sana-wm-bidirectional, sana-wm-chunk-causal"""
-    refiner: Annotated[bool, arg(metavar="")] = False
+    refiner: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """also the second stage and its text encoder, three times as large as all the rest"""
     from_: Annotated[Path | None, arg(name="from", metavar="DIR", help_behavior_hint="")] = None
     """convert files you have: a copy of the repository, or a folder of copies named like the repositories"""
     to: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """where worlds are kept; default: WORLD_EXPLORER_MODELS, else the platform's data folder"""
-    yes: Annotated[bool, arg(metavar="")] = False
+    yes: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """do not ask"""
-    keep: Annotated[bool, arg(metavar="")] = False
+    keep: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """keep the files as fetched beside the converted ones"""
 
     def run(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.config import WORLDS
 from engine.setup import Refining, Setup
@@ -62,7 +62,7 @@ class Fly:
     """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
     weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """sana-wm: a folder that explorer download made; default: the models folder"""
-    random_weights: Annotated[bool, arg(metavar="")] = False
+    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """sana-wm: full size and true cost without a download; the pictures are noise"""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.setup import Refining
 from explorer.assets import assets_folder
@@ -59,9 +59,9 @@ class Render:
     """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
     weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """sana-wm: a folder that explorer download made; default: the models folder"""
-    random_weights: Annotated[bool, arg(metavar="")] = False
+    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """sana-wm: full size and true cost without a download; the pictures are noise"""
-    preview: Annotated[bool, arg(metavar="")] = False
+    preview: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """show frames in a window as they are made; closing it does not stop the render"""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto, cpu or cuda"""
