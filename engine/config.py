@@ -187,7 +187,10 @@ WORLDS = {
         height=POCKET_CODEC.height,
         fps=FPS,
         chunk_frames=POCKET_CODEC.frames * POCKET.chunk,
-    )
+    ),
+    "sana-wm": WorldSpec(
+        name="sana-wm", width=1280, height=704, fps=FPS, chunk_frames=SANA_WM.stride[0] * SANA_WM.chunk
+    ),
 }
 
 

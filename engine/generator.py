@@ -49,7 +49,21 @@ class Generator:
         cond: of chunk 0: the first frame, and those that its chunk also holds (none for single-frame chunks).
         Returns the latents of chunk 0 [B, C, F, h, w], and the state. Raises NotFinite.
         """
-        state = StreamState(
+        state = self.begin(first, text=text, text_mask=text_mask, seed=seed, anchor=anchor)
+        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        first: Tensor,
+        *,
+        text: Tensor,
+        text_mask: Tensor | None = None,
+        seed: int,
+        anchor: Anchor | None = None,
+    ) -> StreamState:
+        """The state before chunk 0, which `step` then generates around its first latent. Arguments as in `start`."""
+        return StreamState(
             blocks=(),
             frame=0,
             chunk=0,
@@ -59,7 +73,6 @@ class Generator:
             latent=first,
             anchor=anchor,
         )
-        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
 
     @torch.inference_mode()
     def step(

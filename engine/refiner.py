@@ -131,6 +131,10 @@ class Refiner:
             yield x, clean, moved.float()
             x = moved
 
+    def skip(self, state: RefinerState, frames: int) -> RefinerState:
+        """Let latent frames pass as they are. The window is forgotten: the next block sees only the sink before it."""
+        return replace(state, history=(), held=0, frame=state.frame + frames)
+
     @torch.inference_mode()
     def commit(self, state: RefinerState, refined: Tensor) -> RefinerState:
         """Remember refined latents [B, C, F, h, w], and forget the oldest frames beyond the window, inside a block too."""

@@ -40,6 +40,8 @@ class Release:
     refiner: str | None = None
     connectors: str | None = None  # between the refiner's text encoder and the refiner
     encoder: str | None = None  # the refiner's text encoder
+    decoder_causal: bool = False  # whether its autoencoder streams; config files do not always say
+    size: tuple[int, int] = (1280, 704)  # of its pictures: width, height
 
 
 RELEASES = {
@@ -51,6 +53,7 @@ RELEASES = {
         refiner="refiner_diffusers/transformer",
         connectors="refiner_diffusers/connectors",
         encoder="gemma3_12b",
+        decoder_causal=True,
     ),
     "sana-wm-bidirectional": Release(
         repository="Efficient-Large-Model/SANA-WM_bidirectional",

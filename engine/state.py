@@ -13,7 +13,9 @@ from torch import Tensor
 from engine.conditioning import Anchor
 from engine.config import ModelConfig
 from engine.memory import SpatialMemory
+from engine.refiner import RefinerState
 from engine.ucpe import move_vectors
+from engine.vae import DecoderState
 from engine.window import visible_chunks
 
 
@@ -61,6 +63,9 @@ class StreamState:
     latent: Tensor  # [B, C, h, w] the last one, which the decoder starts from
     anchor: Anchor | None  # for whoever makes the next chunk's conditioning
     spatial: SpatialMemory | None = None  # pictures with depth; None in worlds without spatial memory
+    decoder: DecoderState | None = None  # of a streaming autoencoder; `pocket` decodes from `latent` alone
+    refiner: RefinerState | None = None  # None where there is no second stage
+    refining: bool = True  # whether the second stage, where there is one, works on the coming chunks
 
 
 def reanchor(blocks: tuple[BlockState, ...], G: Tensor) -> tuple[BlockState, ...]:

@@ -34,6 +34,10 @@ More:
   explorer export FILM DIR        a recorded flight for other programs
   explorer convert IN OUT --from NAME --to NAME
                                   camera paths between programs
+  explorer render photo.jpg --path w-240 --out film.mp4
+                                  the same, larger and slower; Ctrl-C and go on later
+  explorer doctor                 what this machine can run
+  explorer download sana-wm       NVIDIA's large model, for a large GPU
   explorer train codec|world|long|distill
                                   train the built-in world yourself
   explorer COMMAND --help         all that a command can do
@@ -106,6 +110,24 @@ def _fly(arguments: Sequence[str]) -> int:
     return options(Fly, arguments, "explorer fly").run()
 
 
+def _render(arguments: Sequence[str]) -> int:
+    from explorer.render import Render
+
+    return options(Render, arguments, "explorer render").run()
+
+
+def _download(arguments: Sequence[str]) -> int:
+    from explorer.download import Download
+
+    return options(Download, arguments, "explorer download").run()
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from explorer.doctor import Doctor
+
+    return options(Doctor, arguments, "explorer doctor").run()
+
+
 def _serve(arguments: Sequence[str]) -> int:
     from explorer.serve import ServeOptions, serve
 
@@ -165,7 +187,10 @@ def _settings(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
+    "render": _render,
     "serve": _serve,
+    "download": _download,
+    "doctor": _doctor,
     "train": _train,
     "evaluate": _evaluate,
     "convert": _convert,

@@ -38,6 +38,7 @@ KEYS: Bound = {
     "slower": ("-",),
     "restart": ("r",),
     "gallery": ("n",),
+    "refiner": ("x",),
     "record": ("f9",),
     "screenshot": ("f12",),
     "figures": ("tab",),

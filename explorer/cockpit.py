@@ -136,6 +136,7 @@ class Cockpit:
             "gallery": self._gallery,
             "restart": self._restart,
             "record": lambda: self._record(now),
+            "refiner": lambda: self._refiner(now),
             "screenshot": lambda: self._screenshot(now),
         }
         todo = {**common, **(choosing if self.choosing else flying)}
@@ -266,6 +267,11 @@ class Cockpit:
         self.say(sentence)
         self._toast = Toast(sentence, time.perf_counter() + 2 * TOAST_SECONDS)
 
+    def _refiner(self, now: float) -> None:
+        """auto → on → off → auto, in a world that has one."""
+        if self.session.refiner:
+            self._toast = Toast(f"Refiner: {self.session.next_refining()}", now + TOAST_SECONDS)
+
     def _screenshot(self, now: float) -> None:
         try:
             path = stamped(self.films.folder, ".png")
@@ -366,6 +372,7 @@ class Cockpit:
                 speed=self.window.hands.speed,
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,
+                refiner=self.session.refiner,
             ),
         )
         top = self.window.size[1] - card.get_height() - self.brush.px(GAP)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.config import WORLDS
+from engine.setup import Refining, Setup
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
+from explorer.dialect import SANA_MOTION
 
 if TYPE_CHECKING:
     from explorer.recording import Films
@@ -40,7 +42,7 @@ class Fly:
     seed: Annotated[int, arg(metavar="N")] = 0
     """another number, another dream"""
     speed: Annotated[float | None, arg(metavar="M/S", help_behavior_hint="")] = None
-    """metres per second; default: 4, in the window what the settings say"""
+    """metres per second; default: 4 in pocket (in the window what the settings say), 0.4 in sana-wm"""
     path: Annotated[str | None, arg(metavar="KEYS|FILE", help_behavior_hint="")] = None
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
     out: Annotated[Path | None, arg(metavar="MP4", help_behavior_hint="")] = None
@@ -60,14 +62,28 @@ class Fly:
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """CPU threads of the model; default: what suits this machine"""
 
+    refiner: Annotated[Refining, arg(metavar="auto|on|off")] = "auto"
+    """sana-wm: sharpen what is generated; auto: while there is time for it"""
+    memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
+    weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """sana-wm: a folder that explorer download made; default: the models folder"""
+    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """sana-wm: full size and true cost without a download; the pictures are noise"""
+
     def __post_init__(self) -> None:
         if self.model not in WORLDS:
             raise ValueError(f"there is no model '{self.model}': use {' or '.join(WORLDS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
-        if self.speed is not None and not SPEED_MIN <= self.speed <= SPEED_MAX:
+        self.setup  # noqa: B018 -- its choices are checked when it is built
+        if self.model != "sana-wm" and self.setup != Setup(prompt=self.prompt or ""):
             raise ValueError(
-                f"--speed {self.speed:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
+                f"--refiner, --memory, --weights and --random-weights are for --model sana-wm, not {self.model}"
+            )
+        if not SPEED_MIN <= self.cruise <= SPEED_MAX:
+            raise ValueError(
+                f"--speed {self.cruise:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
             )
         if self.threads is not None and not 1 <= self.threads <= 256:
             raise ValueError(f"--threads {self.threads} is out of range: use 1 to 256")
@@ -81,6 +97,23 @@ class Fly:
             raise ValueError("--hud films the window and this flight has none: leave it out")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
+
+    @property
+    def cruise(self) -> float:
+        """Metres per second of keys, until the wheel turns."""
+        if self.speed is not None:
+            return self.speed
+        return SANA_MOTION.speed if self.model == "sana-wm" else SPEED_DEFAULT
+
+    @property
+    def setup(self) -> Setup:
+        return Setup(
+            prompt=self.prompt or "",
+            refiner=self.refiner,
+            memory=self.memory,
+            weights=self.weights,
+            random_weights=self.random_weights,
+        )
 
     @property
     def unattended(self) -> bool:
@@ -109,7 +142,8 @@ class Fly:
         )
 
     def _words(self) -> tuple[int, ...] | None:
-        if self.prompt is None:
+        """Of pocket's vocabulary; sana-wm reads the prompt itself."""
+        if self.prompt is None or self.model == "sana-wm":
             return None
         from engine.words import parse
 
@@ -133,10 +167,11 @@ def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
 
     assets = assets_folder()
     settings = load_settings()
-    fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=fly.speed or settings.flight.speed)
+    speed = fly.cruise if fly.speed is not None or fly.model != "pocket" else settings.flight.speed
+    fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=speed)
     scenes = fly.scenes(assets)
     _require_display()
-    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads)
+    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
     try:
         return _cockpit(fly, session, scenes, size, settings)
     finally:
@@ -168,7 +203,7 @@ def _cockpit(
     from explorer.window import Window
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    window = Window(size, title="World Explorer", speed=fly.speed or SPEED_DEFAULT, settings=settings)
+    window = Window(size, title="World Explorer", speed=fly.cruise, settings=settings)
     try:
         cockpit = Cockpit(window, session, scenes, say=console.print, films=_films(fly, settings))
         try:

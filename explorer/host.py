@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -17,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
+from engine.setup import Refining, Setup
 from explorer.controls import Steering
-from explorer.messages import Begin, Failed, Frames, Progress, Ready, Resting, Stop, Taken
+from explorer.messages import Begin, Failed, Frames, Progress, Ready, Refine, Resting, Stop, Taken
+from explorer.pace import Pace
 from explorer.pilot import PilotState, at_rest, roll_forward
 
 if TYPE_CHECKING:
-    from engine.engine import Chunk, Engine
+    from engine.engine import Chunk
+    from engine.opening import World
     from engine.state import StreamState
 
 SLOTS = 2  # chunks in shared memory: one being copied out, one being written
@@ -41,6 +45,7 @@ class Inbox:
         self._news = threading.Condition()
         self._begin: Begin | None = None
         self.steering = Steering()
+        self.refining: Refining = "auto"
         self.free = deque(range(SLOTS))
         self.end = 0.0  # perf_counter seconds at which the last frame's time on screen is over
         threading.Thread(target=self._read, daemon=True).start()
@@ -64,6 +69,8 @@ class Inbox:
                 self.end = end or self.end
             case Begin():
                 self._begin = message
+            case Refine(mode=mode):
+                self.refining = mode
             case Stop():
                 os._exit(0)
 
@@ -108,11 +115,12 @@ class Flight:
 class Host:
     """Runs flights with one engine."""
 
-    engine: Engine
+    engine: World
     pipe: Connection
     inbox: Inbox
     memory: SharedMemory
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # seconds of the last steps
+    pace: Pace = field(default_factory=Pace)
 
     def run(self) -> None:
         while True:
@@ -152,7 +160,10 @@ class Host:
         poses, pilot, used = roll_forward(
             flight.pilot, self.inbox.steering, flight.used, frames=spec.chunk_frames, fps=spec.fps
         )
-        chunk, discarded = finite_step(self.engine, flight.state, poses, intrinsics=flight.begin.intrinsics)
+        if self.pace.mode != self.inbox.refining:
+            self.pace = self.pace.chosen(self.inbox.refining)
+        state = replace(flight.state, refining=self.pace.refining)
+        chunk, discarded = finite_step(self.engine, state, poses, intrinsics=flight.begin.intrinsics)
         rested = flight.rested + 1 if at_rest(flight.pilot, pilot) else 0
         flight = replace(
             flight,
@@ -164,6 +175,8 @@ class Host:
         )
         seconds = time.perf_counter() - started
         self.recent.append(seconds)
+        if chunk.state.refiner is not None:
+            self.pace = self.pace.after(chunk.timing, seconds=seconds, length=spec.chunk_frames / spec.fps)
         return self._send(flight, chunk, poses, seconds=seconds)
 
     def _send(self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], *, seconds: float) -> Flight:
@@ -194,7 +207,7 @@ class Host:
 
 
 def finite_step(
-    engine: Engine, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics
+    engine: World, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics
 ) -> tuple[Chunk, int]:
     """A chunk, and how many were thrown away for it: the state before is untouched, so once is tried again."""
     try:
@@ -210,24 +223,46 @@ def slot_frames(memory: SharedMemory, spec: Any, slot: int) -> NDArray[np.uint8]
     return np.ndarray(shape, np.uint8, buffer=memory.buf, offset=slot * size)
 
 
-def serve(pipe: Connection, *, model: str, assets: Path, device: str, threads: int | None, nice: int) -> None:
+def _shared(size: int) -> SharedMemory:
+    """Memory that the window sees too. Raises ValueError where there is too little: writing to it would kill us."""
+    place = Path("/dev/shm")
+    if place.is_dir() and (free := shutil.disk_usage(place).free) < size:
+        raise ValueError(
+            f"frames need {size >> 20} MB of shared memory and {place} has {free >> 20} MB free: "
+            "in a container, start it with --shm-size 1g"
+        )
+    return SharedMemory(create=True, size=size)
+
+
+def serve(
+    pipe: Connection,
+    *,
+    model: str,
+    assets: Path,
+    device: str,
+    threads: int | None,
+    nice: int,
+    setup: Setup | None = None,
+) -> None:
     """The engine process from its first line to its last."""
     inbox = Inbox(pipe)
+    inbox.refining = "auto" if setup is None else setup.refiner
     if hasattr(os, "nice"):
         os.nice(nice)
     try:
         pipe.send(Progress("starting torch"))
-        from engine.engine import Engine
+        from engine.opening import open_world
 
-        engine = Engine.load(
+        engine = open_world(
             model,
             assets=assets,
             device=device,
             threads=threads,
+            setup=setup,
             on_step=lambda step: pipe.send(Progress(step)),
         )
         spec = engine.spec
-        memory = SharedMemory(create=True, size=SLOTS * spec.chunk_frames * spec.height * spec.width * 3)
+        memory = _shared(SLOTS * spec.chunk_frames * spec.height * spec.width * 3)
         pipe.send(
             Ready(
                 name=spec.name,

@@ -21,6 +21,7 @@ HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{roll_left}  {roll_right}", "roll"),
     ("Wheel  {slower}  {faster}", "speed"),
     ("{restart}   {gallery}", "start this scene again, choose another"),
+    ("{refiner}", "sharpen on or off (sana-wm)"),
     ("{record}   {screenshot}", "record, take a picture"),
     ("{figures}   {fullscreen}", "figures, full screen"),
     ("Esc  Esc", "leave"),
@@ -42,6 +43,7 @@ class Figures:
     speed: float  # m/s
     resting: bool = False
     discarded: int = 0
+    refiner: str = ""  # what the second stage does; empty: there is none
 
 
 def figures(brush: Brush, f: Figures) -> pygame.Surface:
@@ -77,6 +79,8 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
         ("Position", f"{x:.1f}  {-y:.1f}  {z:.1f} m", INK),
         ("Heading", f"{yaw % 360:.0f}°  pitch {pitch:.0f}°  roll {roll:.0f}°", INK),
     ]
+    if f.refiner:
+        rows.append(("Refiner", f.refiner, INK))
     if f.discarded:
         rows.append(("Discarded", f"{f.discarded} chunks", ALERT))
     return rows

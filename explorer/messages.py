@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
+from engine.setup import Refining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,13 @@ class Taken:
 
     slot: int
     end: float  # perf_counter seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """To the engine: when the second stage of sana-wm is to work."""
+
+    mode: Refining
 
 
 @dataclass(frozen=True, slots=True)

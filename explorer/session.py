@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.frame import Frame
+from engine.setup import Refining, Setup
 from explorer.assets import Scene
 from explorer.controls import Steering
 from explorer.messages import Failed, Progress, Ready, Resting
@@ -21,8 +22,19 @@ Stage = Literal["loading", "ready", "waiting", "flying", "resting", "failed"]
 class Session:
     """Starts loading at once; `begin` may come before the model is there."""
 
-    def __init__(self, model: str, *, assets: Path, device: str = "auto", threads: int | None = None) -> None:
-        self._options: dict[str, Any] = dict(model=model, assets=assets, device=device, threads=threads)
+    def __init__(
+        self,
+        model: str,
+        *,
+        assets: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        setup: Setup | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = dict(
+            model=model, assets=assets, device=device, threads=threads, setup=setup
+        )
+        self.refining: Refining = "auto" if setup is None else setup.refiner
         self.scene: Scene | None = None
         self._load()
 
@@ -50,6 +62,24 @@ class Session:
                 picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
             )
             self.stage, self.note = "waiting", "generating the first frames"
+
+    def refine(self, mode: Refining) -> None:
+        """When the second stage of sana-wm is to work."""
+        self.refining = mode
+        self.engine.refine(mode)
+
+    def next_refining(self) -> Refining:
+        """auto → on → off → auto."""
+        following: dict[Refining, Refining] = {"auto": "on", "on": "off", "off": "auto"}
+        self.refine(following[self.refining])
+        return self.refining
+
+    @property
+    def refiner(self) -> str:
+        """What the second stage does, in a word or two; empty where the world has none."""
+        if self._options["model"] != "sana-wm":
+            return ""
+        return "on" if self.stats.refined else "off, to keep up" if self.refining == "auto" else "off"
 
     def tick(self, steering: Steering, *, now: float) -> list[Shown]:
         """Hand over what is held, collect what arrived. Returns frames that are due, oldest first."""
@@ -100,6 +130,7 @@ class Stats:
         self.chunk_seconds: deque[float] = deque(maxlen=16)
         self.latencies: deque[float] = deque(maxlen=200)  # seconds from an input to the first frame it shaped
         self.discarded = 0
+        self.refined = False  # the last chunk
         self.frame: Frame | None = None  # on screen
         self.first_frame_at: float | None = None  # perf_counter of the first generated frame
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=9)  # time, frames so far
@@ -114,6 +145,7 @@ class Stats:
     def made(self, chunk: Chunk, now: float) -> None:
         self.chunk_seconds.append(chunk.made.seconds)
         self.discarded = chunk.made.discarded
+        self.refined = "refine" in chunk.made.timing
         self._arrivals.append((now, chunk.made.first + len(chunk.frames)))
 
     def shown(self, shown: Shown, now: float) -> None:

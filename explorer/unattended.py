@@ -24,7 +24,7 @@ from explorer.recorder import Picture, contact_sheet, pick_evenly, require_writa
 from explorer.recording import Recording, Takes, disk_errors
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.opening import World
     from explorer.fly import Fly
 
 SHEET = 16  # pictures on a contact sheet
@@ -53,10 +53,10 @@ def plan(fly: Fly, assets: Path) -> Plan:
 
 
 def _motion(fly: Fly) -> Motion:
-    return replace(POCKET_MOTION, speed=fly.speed or POCKET_MOTION.speed)
+    return replace(POCKET_MOTION, speed=fly.cruise)
 
 
-def frames_of(engine: Engine, flight: Plan) -> Iterator[Frame]:
+def frames_of(engine: World, flight: Plan) -> Iterator[Frame]:
     """Every frame of the film in order, the first picture first."""
     spec, scene = engine.spec, flight.scene
     picture, intrinsics = scene.picture(spec.width, spec.height)
@@ -89,7 +89,7 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
         task = bar.add_task("starting", total=flight.frames)
         interrupted = False
         try:
-            engine = _engine(fly, assets, lambda step: bar.update(task, description=step))
+            engine = open_engine(fly, assets, lambda step: bar.update(task, description=step))
             bar.update(task, description="flying")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
                 _keep(frame, recording, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
@@ -110,10 +110,18 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     return 130 if interrupted else 0
 
 
-def _engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> Engine:
-    from engine.engine import Engine
+def open_engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World:
+    """The world that is asked for, inline; time does not matter to it."""
+    from engine.opening import open_world
 
-    return Engine.load(fly.model, assets=assets, device=fly.device, threads=fly.threads, on_step=on_step)
+    return open_world(
+        fly.model,
+        assets=assets,
+        device=fly.device,
+        threads=fly.threads,
+        setup=replace(fly.setup, live=False),
+        on_step=on_step,
+    )
 
 
 def _keep(frame: Frame, recording: Recording, kept: list[Picture], *, wanted: bool, total: int) -> None:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
+from engine.setup import Refining, Setup
 from explorer.controls import Steering
 from explorer.host import serve, slot_frames
-from explorer.messages import Begin, Failed, Frames, Progress, Ready, Resting, Stop, Taken
+from explorer.messages import Begin, Failed, Frames, Progress, Ready, Refine, Resting, Stop, Taken
 
 NICE = 5  # the window answers first
 
@@ -37,11 +38,18 @@ class EngineProcess:
     """A spawned process which loads the model at once and then waits for a picture."""
 
     def __init__(
-        self, model: str, *, assets: Path, device: str = "auto", threads: int | None = None, nice: int = NICE
+        self,
+        model: str,
+        *,
+        assets: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        nice: int = NICE,
+        setup: Setup | None = None,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        options = dict(model=model, assets=assets, device=device, threads=threads, nice=nice)
+        options = dict(model=model, assets=assets, device=device, threads=threads, nice=nice, setup=setup)
         self._process = context.Process(target=serve, args=(theirs,), kwargs=options, daemon=True)
         with _no_interrupt():
             self._process.start()
@@ -83,6 +91,10 @@ class EngineProcess:
         if steering != self._steering:
             self._steering = steering
             self._say(steering)
+
+    def refine(self, mode: Refining) -> None:
+        """When the second stage is to work, from the next chunk on; worlds without one do not mind."""
+        self._say(Refine(mode))
 
     def taken(self, chunk: Chunk, *, end: float) -> None:
         """Say when the chunk's time on screen is over (perf_counter seconds): the next one is started to meet it."""

@@ -13,7 +13,9 @@ from engine.train.data import Clips
 from engine.train.remember import conditions, entries
 from engine.words import SLOTS
 
-REMEMBERED = 64  # clips whose memory is made at a time: 8 GB beside the pool, and fewer make the GPU wait for launches
+REMEMBERED = (
+    64  # clips whose memory is made at a time: 8 GB beside the pool, and fewer make the GPU wait for launches
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

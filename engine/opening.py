@@ -1,0 +1,247 @@
+"""Any world, by its name: weights found, checked against the memory of this machine, placed, warmed up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.camera import Intrinsics, Pose
+from engine.config import WorldSpec
+from engine.converted import Parts, read_parts
+from engine.engine import Chunk, Engine, compute_dtype
+from engine.model import WorldModel
+from engine.offload import Travellers
+from engine.prompt import embedded
+from engine.random_weights import random_module
+from engine.refiner_model import RefinerModel
+from engine.release import empty
+from engine.sana import SanaEngine, sana_spec
+from engine.setup import GB, Setup, Sizes, Tier, needs, tier_for
+from engine.state import StreamState
+from engine.vae import Vae
+
+OnStep = Callable[[str], None]
+
+
+class World(Protocol):
+    """What flies: `Engine` of pocket and `SanaEngine`."""
+
+    spec: WorldSpec
+    device: torch.device
+
+    def start(
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        pose: Pose,
+        intrinsics: Intrinsics,
+        words: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Chunk: ...
+
+    def step(
+        self, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics, attempt: int = 0
+    ) -> Chunk: ...
+
+
+def open_world(
+    name: str,
+    *,
+    assets: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    setup: Setup | None = None,
+    on_step: OnStep = lambda step: None,
+) -> World:
+    """Load the world `name` and warm it up. setup: what only sana-wm asks; None: its defaults.
+
+    Raises ValueError for what is unknown, missing, broken, or too large for this machine.
+    """
+    if name != "sana-wm":
+        return Engine.load(name, assets=assets, device=device, threads=threads, on_step=on_step)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    engine = open_sana(setup or Setup(), device=device, on_step=on_step)
+    on_step("warming up")
+    engine.warm_up()
+    return engine
+
+
+def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda step: None) -> SanaEngine:
+    """sana-wm from a converted release, or of random weights, placed as its memory tier says."""
+    parts = None if setup.random_weights else read_parts(setup)
+    sizes = setup.sizes if parts is None else parts.sizes
+    where = _device(device)
+    tier = _tier(setup, where)
+    refiner = _wants_refiner(setup, tier, parts)
+    sizes = replace(sizes, refiner=replace(sizes.refiner, window=tier.refiner_window)) if refiner else sizes
+    require_memory(sizes, tier, where, refiner=refiner)
+    on_step("reading the prompt")
+    text = embedded(setup, refiner=refiner)
+    load = _Loader(sizes, parts, where, compute_dtype(where), on_step)
+    model, vae = load.world(), load.vae()
+    second = load.refiner(tier) if refiner else None
+    if not tier.encoder_stays:
+        Travellers([vae.encoder], device=where)
+    return SanaEngine(
+        sana_spec(width=sizes.width, height=sizes.height, chunk_frames=8 * sizes.world.chunk),
+        model=model,
+        vae=vae,
+        refiner=second,
+        text=text,
+        decode_together=tier.decode_together,
+    )
+
+
+class _Loader:
+    """The three models, from files or drawn at random, each in the place where it will run."""
+
+    def __init__(
+        self, sizes: Sizes, parts: Parts | None, where: torch.device, dtype: torch.dtype, on_step: OnStep
+    ) -> None:
+        self.sizes, self.parts, self.on_step = sizes, parts, on_step
+        self.where, self.dtype = where, dtype
+
+    def world(self) -> WorldModel:
+        self.on_step("loading the world model")
+        if self.parts is not None:
+            return self.parts.world(dtype=self.dtype, device=self.where)
+        return random_module(
+            lambda: WorldModel(self.sizes.world), dtype=self.dtype, device=self.where, seed=1
+        )
+
+    def vae(self) -> Vae:
+        self.on_step("loading the codec")
+        if self.parts is not None:
+            return self.parts.vae(dtype=self.dtype, device=self.where)
+        return random_module(lambda: Vae(self.sizes.vae), dtype=self.dtype, device=self.where, seed=2)
+
+    def refiner(self, tier: Tier) -> RefinerModel:
+        """Through host memory only where some of its blocks will stay there."""
+        self.on_step("loading the refiner")
+        stays = tier.refiner_blocks >= self.sizes.refiner.depth
+        first = self.where if stays else torch.device("cpu")
+        if self.parts is not None:
+            model = self.parts.refiner(self.sizes.refiner, dtype=self.dtype, device=first)
+        else:
+            model = random_module(
+                lambda: RefinerModel(self.sizes.refiner), dtype=self.dtype, device=first, seed=3
+            )
+        if not stays:
+            blocks: list[nn.Module] = list(model.blocks())
+            Travellers(blocks[tier.refiner_blocks :], device=self.where)
+            _place_rest(model, blocks[tier.refiner_blocks :], self.where)
+        return model
+
+
+def _place_rest(model: nn.Module, travelling: Sequence[nn.Module], where: torch.device) -> None:
+    """Everything but the travelling blocks to the device."""
+    skip = {id(p) for block in travelling for p in block.parameters()}
+    for p in model.parameters():
+        if id(p) not in skip:
+            p.data = p.data.to(where)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if torch.cuda.is_available() and name != "cpu":
+        return torch.device("cuda")
+    if name == "cpu":
+        return torch.device("cpu")
+    raise ValueError(
+        "sana-wm needs an NVIDIA GPU, and torch finds none here: fly pocket, "
+        "or wait minutes for every chunk with --device cpu"
+    )
+
+
+def _tier(setup: Setup, where: torch.device) -> Tier:
+    """The one asked for, else what the device carries."""
+    if setup.tier is not None:
+        return setup.tier
+    memory = total_memory(where)
+    tier = tier_for(memory)
+    if tier is None:
+        raise ValueError(
+            f"sana-wm needs 16 GB of memory at least, and this machine has {memory / GB:.0f} GB: fly pocket"
+        )
+    return tier
+
+
+def _wants_refiner(setup: Setup, tier: Tier, parts: Parts | None) -> bool:
+    """On: it must be possible. Auto: where it is there, fits, and (for a flight) its weights need not travel."""
+    there = parts is None or parts.has_refiner
+    if setup.refiner == "on":
+        if not tier.refiner:
+            raise ValueError(
+                f"the refiner does not fit into {tier.gigabytes} GB: leave out --refiner on, or use a larger GPU"
+            )
+        if not there:
+            raise ValueError(
+                f"{setup.variant} was downloaded without its refiner: "
+                f"run explorer download {setup.variant} --refiner"
+            )
+        return True
+    return setup.refiner == "auto" and there and (tier.refines_live if setup.live else tier.refiner)
+
+
+def require_memory(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool) -> None:
+    """Refuse before anything is placed. Small models are counted, the release also by its working memory."""
+    free = free_memory(where)
+    need = weight_bytes(sizes, tier, where, refiner=refiner)
+    if sizes.world == Sizes().world:
+        need = max(need, needs(tier, refiner=refiner).total)
+    if need > free:
+        kind = "GPU" if where.type == "cuda" else "main"
+        raise ValueError(
+            f"sana-wm{' with its refiner' if refiner else ''} needs {need / GB:.1f} GB of {kind} memory "
+            f"and {free / GB:.1f} GB are free: close other programs"
+            + (", or use --refiner off" if refiner else ", or fly pocket")
+        )
+    if refiner and where.type == "cuda" and tier.refiner_blocks < sizes.refiner.depth:
+        travel = sum(p.nbytes for p in empty(lambda: RefinerModel(sizes.refiner)).parameters()) // 2
+        if travel > (host := free_memory(torch.device("cpu"))):
+            raise ValueError(
+                f"the refiner would wait in main memory, which has {host / GB:.0f} GB free of the "
+                f"{travel / GB:.0f} GB that it needs: use --refiner off"
+            )
+
+
+def weight_bytes(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool) -> int:
+    """Of all models that stay on the device, in the dtype they run in."""
+    size = compute_dtype(where).itemsize
+    count = sum(p.numel() for p in empty(lambda: WorldModel(sizes.world)).parameters())
+    count += sum(p.numel() for p in empty(lambda: Vae(sizes.vae)).parameters())
+    if refiner:
+        model = empty(lambda: RefinerModel(sizes.refiner))
+        count += sum(p.numel() for p in model.parameters())
+        count -= sum(p.numel() for b in model.blocks()[tier.refiner_blocks :] for p in b.parameters())
+    return count * size
+
+
+def total_memory(where: torch.device) -> int:
+    """Bytes of the GPU, or of the machine."""
+    if where.type == "cuda":
+        return int(torch.cuda.get_device_properties(where).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(where: torch.device) -> int:
+    """Bytes that nobody uses now, on the GPU or in the machine (and in its container)."""
+    if where.type == "cuda":
+        return int(torch.cuda.mem_get_info(where)[0])
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return available
+    found = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return available if found is None else found * 1024

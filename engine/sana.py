@@ -1,0 +1,226 @@
+"""sana-wm as an engine: pictures and poses in, 24 frames and the state after them out, stage by stage.
+
+Stage 1 makes three latent frames from the frozen past, the refiner sharpens them if it is on, the causal decoder
+turns them into pictures. The same interface as `engine.engine.Engine`, and like it without memory of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.camera import Intrinsics, Pose
+from engine.conditioning import Anchor, Conditioning, condition_chunk, from_rows, pose_tensor, rigid_inverse
+from engine.config import FPS, WorldSpec
+from engine.engine import Chunk
+from engine.frame import Frame
+from engine.generator import Generator, NotFinite
+from engine.model import WorldModel
+from engine.prompt import Text
+from engine.refiner import Refiner
+from engine.refiner_model import RefinerModel
+from engine.schedule import chunk_noise
+from engine.state import StreamState
+from engine.vae import DecoderState, Vae, to_uint8
+
+
+class SanaEngine:
+    """Holds weights and the text of its prompt, and nothing of any flight."""
+
+    def __init__(
+        self,
+        spec: WorldSpec,
+        *,
+        model: WorldModel,
+        vae: Vae,
+        text: Text,
+        refiner: RefinerModel | None = None,
+        refining: bool = True,
+        decode_together: int = 3,
+    ) -> None:
+        """text: of flights that bring none.  refining: whether flights start with the second stage on.
+
+        decode_together: latent frames per call of the decoder.
+        """
+        if not (model.config.causal and vae.config.decoder_causal):
+            raise ValueError(
+                "this release looks ahead and cannot be flown: render it, or fly the streaming one"
+            )
+        self.spec, self.vae, self.decode_together = spec, vae, decode_together
+        self.generator = Generator(model)
+        self.refiner = None if refiner is None else Refiner(refiner)
+        self.device = vae.latents_mean.device
+        self.text, self.refining = text.to(self.device), refining
+        _, y, x = vae.config.stride
+        self.grid = (spec.height // y, spec.width // x)
+
+    @torch.inference_mode()
+    def start(
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        pose: Pose,
+        intrinsics: Intrinsics,
+        words: Sequence[int] | None = None,
+        seed: int = 0,
+        prompt: Text | None = None,
+    ) -> Chunk:
+        """Begin a flight: frame 0 is the picture itself.
+
+        picture: [Y, X, 3] at the world's size, seen from `pose` through `intrinsics`.  prompt: another text than that
+        of the engine.  words: of the vocabulary of `pocket`, which means nothing here.
+        """
+        begun = time.perf_counter()
+        spec = self.spec
+        if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
+            raise ValueError(
+                f"a first picture of shape {picture.shape} and type {picture.dtype}: "
+                f"{spec.name} takes ({spec.height}, {spec.width}, 3) uint8"
+            )
+        text = self.text if prompt is None else prompt.to(self.device)
+        still = self.vae.encode_picture(self._pixels(picture))
+        still = still.to(self.generator.dtype).float()  # the release keeps latents in the dtype of the model
+        camera = pose_tensor([pose])
+        state = self.generator.begin(
+            still,
+            text=text.world,
+            text_mask=text.world_mask,
+            seed=seed,
+            anchor=Anchor(pose=camera[:, 0], camera=camera[:, 0]),
+        )
+        _, decoder = self.vae.decode(
+            still[:, :, None]
+        )  # its one frame is the picture, seen through the codec
+        state = replace(state, decoder=decoder, refining=self.refining)
+        if self.refiner is not None:
+            if text.refiner is None:
+                raise ValueError("this text was not read for the refiner: embed it again with the refiner on")
+            words_of = self.refiner.prompt(text.refiner, text.refiner_mask)
+            state = replace(state, refiner=self.refiner.start(still[:, :, None], prompt=words_of, seed=seed))
+        frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
+        return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
+
+    @torch.inference_mode()
+    def step(
+        self, state: StreamState, poses: Sequence[Pose], *, intrinsics: Intrinsics, attempt: int = 0
+    ) -> Chunk:
+        """Generate the next chunk as seen from `poses`, one per frame. Raises FloatingPointError like `Engine.step`."""
+        if len(poses) != self.spec.chunk_frames:
+            raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
+        if state.decoder is None or state.anchor is None:
+            raise ValueError("a state without a decoder's tails: pass what `start` or `step` returned")
+        clock = Clock()
+        cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
+        noise = self._other_noise(state, attempt) if attempt else None
+        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor, noise=noise)
+        latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
+        clock.lap("denoise")
+        if state.refiner is not None:
+            latents, after = self._refined(after, latents, clock)
+        pixels, decoder = self._decoded(latents, state.decoder)
+        clock.lap("decode")
+        first = 1 + (max(state.frame, 1) - 1) * self.vae.config.stride[0]
+        frames = tuple(
+            Frame(pixels=x, pose=pose, intrinsics=intrinsics, index=first + i, world=self.spec.name)
+            for i, (x, pose) in enumerate(zip(pixels, poses, strict=True))
+        )
+        return Chunk(frames=frames, state=replace(after, decoder=decoder), timing=clock.laps)
+
+    def warm_up(self) -> None:
+        """Run two chunks, the first of which is longer, so that real ones are as fast as the rest."""
+        spec = self.spec
+        lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
+        grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
+        chunk = self.start(grey, pose=Pose(), intrinsics=lens)
+        for _ in range(2):
+            chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
+
+    def condition(
+        self, state: StreamState, poses: Tensor, intrinsics: Intrinsics
+    ) -> tuple[Conditioning, Anchor]:
+        """The camera of a chunk; chunk 0 also holds that of the picture.
+
+        poses: [1, n, 4, 4].  Ray matrices are computed in the dtype of the model, as released: in bfloat16 rays turn
+        by up to 0.44°, and the weights have known no others.
+        """
+        config, opens = self.generator.config, state.frame == 0
+        assert state.anchor is not None
+        if opens:
+            poses = torch.cat([state.anchor.camera[:, None].to(poses), poses], dim=1)
+        rows = torch.from_numpy(intrinsics.row).expand(1, poses.shape[1], 4)
+        cond, anchor = condition_chunk(
+            None if opens else state.anchor, poses, rows, frame=state.frame, grid=self.grid, config=config
+        )
+        t, y, x = config.stride
+        last = poses[:, (0 if opens else t - 1) :: t]
+        relative = rigid_inverse(anchor.pose.to(poses))[:, None] @ last
+        latent = rows[:, : last.shape[1]] / rows.new_tensor([x, y, x, y])
+        told = torch.cat([relative.flatten(-2), latent], dim=-1).float()
+        cond = from_rows(
+            told,
+            cond.plucker,
+            grid=self.grid,
+            config=config,
+            frame=state.frame,
+            dtype=self.generator.dtype,
+        )
+        return cond, anchor
+
+    def _refined(self, state: StreamState, latents: Tensor, clock: Clock) -> tuple[Tensor, StreamState]:
+        """Latents through the second stage if it is on; its window forgets what it did not make."""
+        assert self.refiner is not None
+        assert state.refiner is not None
+        if not state.refining:
+            return latents, replace(state, refiner=self.refiner.skip(state.refiner, latents.shape[2]))
+        latents, refiner = self.refiner.step(state.refiner, latents)
+        if not bool(latents.isfinite().all()):
+            raise NotFinite(
+                f"chunk {state.chunk - 1} is not finite after refining: step again from its state"
+            )
+        clock.lap("refine")
+        return latents, replace(state, refiner=refiner)
+
+    def _decoded(self, latents: Tensor, state: DecoderState) -> tuple[NDArray[np.uint8], DecoderState]:
+        """[P, Y, X, 3] on the host, and the decoder's tails after them."""
+        parts = []
+        for part in latents.split(self.decode_together, dim=2):
+            frames, state = self.vae.decode(part, state)
+            parts.append(to_uint8(frames)[0].cpu().numpy())
+        return np.concatenate(parts), state
+
+    def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
+        """What a further attempt starts from, [1, C, F, h, w]."""
+        config = self.generator.config
+        frames = config.chunk if state.frame else config.first_chunk
+        batch, channels, *grid = state.latent.shape
+        return chunk_noise(
+            (batch, channels, frames, *grid), seed=state.seed + (attempt << 32), chunk=state.chunk
+        )
+
+    def _pixels(self, picture: NDArray[np.uint8]) -> Tensor:
+        """[1, 3, Y, X] in [-1, 1]."""
+        x = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        return x.to(self.device, torch.float32) / 127.5 - 1
+
+
+class Clock:
+    """Seconds by stage. Every stage ends by reading a result, so that a GPU has really finished it."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def sana_spec(*, width: int, height: int, chunk_frames: int) -> WorldSpec:
+    return WorldSpec(name="sana-wm", width=width, height=height, fps=FPS, chunk_frames=chunk_frames)

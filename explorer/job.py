@@ -1,0 +1,119 @@
+"""A render that survives being stopped: a folder beside the film with finished parts and the newest state.
+
+job.json            what is rendered, as one hash: a job is only ever continued by the same request
+part-00012.mp4      the frames of one chunk, closed: parts put one after the other are the film
+state.safetensors   what the next chunk is made from, and which one that is
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from explorer.recorder import Picture, Recorder
+from explorer.splice import joined
+
+V = TypeVar("V")
+FORMAT = 1
+SAVE_EVERY = 30.0  # seconds of work that a killed render may lose; Ctrl-C loses none
+
+
+def fingerprint(request: Mapping[str, Any]) -> str:
+    """sha256 of all that decides what a render looks like: plain values and bytes."""
+    h = hashlib.sha256()
+    for name in sorted(request):
+        value = request[name]
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        h.update(f"{name} {len(data)}\n".encode())
+        h.update(data)
+    return h.hexdigest()
+
+
+class Job:
+    """The folder of one render."""
+
+    def __init__(self, out: Path, *, request: str) -> None:
+        """Open the job of the film `out`; its folder appears with the first part. ValueError for that of another request."""
+        self.out, self.folder = out, out.with_name(out.name + ".job")
+        self.state = self.folder / "state.safetensors"
+        self._record = {"format": FORMAT, "request": request}
+        record = self.folder / "job.json"
+        try:
+            found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else self._record
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot use the job folder {self.folder} ({error}): remove it") from error
+        if found != self._record:
+            raise ValueError(
+                f"{self.folder} belongs to another render, or was made with other weights: "
+                "remove it, or name another --out"
+            )
+        self._pending: tuple[int, Any] | None = None
+        self._saved_at = time.monotonic()
+
+    def part(self, index: int) -> Path:
+        return self.folder / f"part-{index:05d}.mp4"
+
+    def resume(self, kind: type[V], *, device: Any = "cpu") -> tuple[int, V] | None:
+        """How many parts are done, and the state after them; None for a fresh job."""
+        from engine.savable import load_value, read_note
+
+        if not self.state.exists():
+            return None
+        done = read_note(self.state).get("done", "")
+        if not (done.isdecimal() and all(self.part(i).exists() for i in range(int(done)))):
+            return None
+        return int(done), load_value(self.state, kind, device=device)
+
+    def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
+        """Part `index` is done, and `state` comes after it."""
+        try:
+            self._film(index, pictures, fps)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write {self.part(index)} ({error.strerror}): make room there"
+            ) from error
+        self._pending = index + 1, state
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
+            self.save()
+
+    def _film(self, index: int, pictures: Sequence[Picture], fps: float) -> None:
+        if not self.folder.exists():
+            self.folder.mkdir()
+            _write(self.folder / "job.json", json.dumps(self._record))
+        part = self.folder / "part.tmp.mp4"
+        with Recorder(part, fps=fps) as film:
+            for picture in pictures:
+                film.add(picture)
+        os.replace(part, self.part(index))
+
+    def save(self) -> None:
+        """Write the newest state, if it is not yet written."""
+        from engine.savable import save_value
+
+        if self._pending is None:
+            return
+        done, state = self._pending
+        try:
+            save_value(self.state, state, note={"done": str(done)})
+        except OSError as error:
+            raise ValueError(f"cannot write {self.state} ({error.strerror}): make room there") from error
+        self._pending = None
+        self._saved_at = time.monotonic()
+
+    def finish(self, parts: int) -> None:
+        """Put the film together and remove the folder."""
+        joined(self.out, [self.part(i) for i in range(parts)])
+        self._pending = None
+        shutil.rmtree(self.folder)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,209 @@
+"""`explorer render`: a picture, a prompt and a path become a film. Stopped and started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from engine.setup import Refining
+from explorer.assets import assets_folder
+from explorer.fly import Fly
+from explorer.host import finite_step
+from explorer.job import Job, fingerprint
+from explorer.recorder import require_writable
+from explorer.unattended import Plan, plan
+
+if TYPE_CHECKING:
+    from engine.engine import Chunk
+    from engine.opening import World
+    from explorer.preview import Preview
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Render a flight to a film, as large and as slowly as it takes.
+
+    Ctrl-C keeps all that was made, in a folder beside the film: the same command goes on from there.
+    """
+
+    image: Annotated[str, Positional, arg(metavar="IMAGE")]
+    """a photograph or painting to begin with (PNG, JPEG, WebP)"""
+    path: Annotated[str, arg(metavar="KEYS|FILE")]
+    """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
+    out: Annotated[Path, arg(metavar="MP4")]
+    """film to write (mp4)"""
+    model: Annotated[str, arg(metavar="NAME")] = "pocket"
+    """the world model that dreams it: pocket or sana-wm"""
+    prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
+    """words for the world"""
+    fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
+    """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """another number, another dream"""
+    speed: Annotated[float | None, arg(metavar="M/S", help_behavior_hint="")] = None
+    """of keys, metres per second; default: 4 in pocket, 0.4 in sana-wm"""
+    frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """length of the film, 16 are a second; default: the whole path"""
+    refiner: Annotated[Refining, arg(metavar="auto|on|off")] = "auto"
+    """sana-wm: sharpen what is generated; auto: if it is there and fits"""
+    memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
+    weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """sana-wm: a folder that explorer download made; default: the models folder"""
+    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """sana-wm: full size and true cost without a download; the pictures are noise"""
+    preview: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """show frames in a window as they are made; closing it does not stop the render"""
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """auto, cpu or cuda"""
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """CPU threads of the model; default: what suits this machine"""
+
+    @property
+    def fly(self) -> Fly:
+        """The same flight as `explorer fly` would make it; its mistakes are found there."""
+        shared = {f.name for f in fields(Fly)} & {f.name for f in fields(self)}
+        return Fly(**{name: getattr(self, name) for name in shared})
+
+    def run(self) -> int:
+        """Render. Returns 0, or 130 after Ctrl-C."""
+        flight = self.fly
+        require_writable(self.out, suffix=".mp4")
+        assets = assets_folder()
+        return render(self, flight, plan(flight, assets), assets)
+
+
+def render(options: Render, fly: Fly, flight: Plan, assets: Path) -> int:
+    """Open the job, make what is missing of it, put the film together."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    job = Job(options.out, request=_request(fly, flight, assets))
+    with ExitStack() as stack:
+        bar = stack.enter_context(_bar(console))
+        task = bar.add_task("starting", total=flight.frames)
+        preview = stack.enter_context(_preview()) if options.preview else None
+        try:
+            engine = _engine(fly, assets, bar, task)
+            parts = _make(engine, flight, job, bar, task, preview)
+            bar.update(task, description="writing the film")
+            job.finish(parts)
+        except KeyboardInterrupt:
+            bar.update(task, description="keeping the state")
+            job.save()
+            bar.stop()
+            console.print(f"stopped; the same command goes on from {job.folder}")
+            return 130
+        except FloatingPointError as error:
+            raise ValueError(f"{error}, but that failed too: use another --seed") from error
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise ValueError("the GPU ran out of memory: use a smaller --memory, or --refiner off") from error
+        finally:
+            job.save()
+    console.print(f"{flight.frames} frames, {flight.frames / engine.spec.fps:.1f} s: {options.out}")
+    return 0
+
+
+def _make(engine: World, flight: Plan, job: Job, bar: Progress, task: TaskID, preview: Preview | None) -> int:
+    """Every part that the job does not have yet. Returns how many there are."""
+    from engine.state import StreamState
+
+    spec, scene = engine.spec, flight.scene
+    picture, intrinsics = scene.picture(spec.width, spec.height)
+    parts = 1 + -(-(flight.frames - 1) // spec.chunk_frames)
+    found = job.resume(StreamState, device=engine.device)
+    if found is None:
+        chunk = engine.start(
+            picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
+        )
+        job.keep(0, [chunk.frames[0].pixels], chunk.state, fps=spec.fps)
+        found = 1, chunk.state
+    done, state = found
+    for index in range(done, parts):
+        first = 1 + (index - 1) * spec.chunk_frames
+        bar.update(task, completed=first)
+        poses = list(flight.poses[first : first + spec.chunk_frames])
+        wanted = len(poses)
+        poses += poses[-1:] * (spec.chunk_frames - wanted)
+        chunk, _ = finite_step(engine, state, poses, intrinsics=intrinsics)
+        state = chunk.state
+        pictures = [frame.pixels for frame in chunk.frames[:wanted]]
+        job.keep(index, pictures, state, fps=spec.fps)
+        if preview is not None:
+            preview.show(np.stack(pictures), fps=spec.fps)
+        bar.update(task, completed=first + wanted, description=_stages(chunk))
+    return parts
+
+
+def _stages(chunk: Chunk) -> str:
+    """Where the time of a chunk goes."""
+    return "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in chunk.timing.items())
+
+
+def _engine(fly: Fly, assets: Path, bar: Progress, task: TaskID) -> World:
+    from explorer.unattended import open_engine
+
+    return open_engine(fly, assets, lambda step: bar.update(task, description=step))
+
+
+def _request(fly: Fly, flight: Plan, assets: Path) -> str:
+    """All that decides the film. Weights count by name, size and time of their files: hashing 40 GB would take minutes."""
+    scene = flight.scene
+    deciding: dict[str, Any] = dict(
+        model=fly.model,
+        prompt=fly.prompt or "",
+        words=list(scene.words or ()),
+        seed=scene.seed,
+        refiner=fly.refiner,
+        memory=fly.memory,
+        random=fly.random_weights,
+        device=fly.device,
+        weights=_weights(fly, assets),
+        picture=hashlib.sha256(scene.rgb.tobytes()).hexdigest(),
+        shape=list(scene.rgb.shape),
+        lens=[float(x) for x in scene.intrinsics.row],
+        poses=np.stack([pose.matrix for pose in flight.poses]).tobytes(),
+    )
+    return fingerprint(deciding)
+
+
+def _weights(fly: Fly, assets: Path) -> list[list[Any]]:
+    from engine.setup import models_folder
+
+    if fly.random_weights:
+        return []
+    pocket = fly.model == "pocket"
+    folder = assets / "pocket" if pocket else fly.weights or models_folder() / fly.setup.variant
+    files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    return [[str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+@contextmanager
+def _preview() -> Iterator[Preview]:
+    from explorer.preview import Preview
+
+    preview = Preview()
+    try:
+        yield preview
+    finally:
+        preview.close()
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(),
+        console=console,
+    )
