@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from engine.camera import Intrinsics, Pose
+from engine.clips import SanaClips
 from engine.config import WorldSpec
 from engine.converted import Parts, read_parts
 from engine.engine import Chunk, Engine, compute_dtype
 from engine.model import WorldModel
 from engine.offload import Travellers
-from engine.prompt import embedded
+from engine.prompt import Text, embedded
 from engine.random_weights import random_module
 from engine.refiner_model import RefinerModel
 from engine.release import empty
+from engine.sampling import Sampling
 from engine.sana import SanaEngine, sana_spec
 from engine.setup import GB, Setup, Sizes, Tier, needs, tier_for
 from engine.state import StreamState
@@ -77,6 +79,38 @@ def open_world(
 
 def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda step: None) -> SanaEngine:
     """sana-wm from a converted release, or of random weights, placed as its memory tier says."""
+    p = _placed(setup, device, on_step)
+    return SanaEngine(
+        sana_spec(width=p.sizes.width, height=p.sizes.height, chunk_frames=8 * p.sizes.world.chunk),
+        model=p.world,
+        vae=p.vae,
+        refiner=p.refiner,
+        text=p.text,
+        decode_together=p.tier.decode_together,
+    )
+
+
+def open_clips(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda step: None) -> SanaClips:
+    """A release that makes whole clips, bidirectional or chunk-causal. Raises ValueError like `open_sana`."""
+    p = _placed(setup, device, on_step)
+    sampling = Sampling(steps=setup.steps, guidance=setup.guidance)
+    size = (p.sizes.width, p.sizes.height)
+    return SanaClips(size, model=p.world, vae=p.vae, refiner=p.refiner, text=p.text, sampling=sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """All models of a sana-wm where they will run, and the prompt."""
+
+    sizes: Sizes
+    tier: Tier
+    text: Text
+    world: WorldModel
+    vae: Vae
+    refiner: RefinerModel | None
+
+
+def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
     parts = None if setup.random_weights else read_parts(setup)
     sizes = setup.sizes if parts is None else parts.sizes
     where = _device(device)
@@ -85,20 +119,14 @@ def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda st
     sizes = replace(sizes, refiner=replace(sizes.refiner, window=tier.refiner_window)) if refiner else sizes
     require_memory(sizes, tier, where, refiner=refiner)
     on_step("reading the prompt")
-    text = embedded(setup, refiner=refiner)
+    folder = None if parts is None else parts.folder
+    text = embedded(setup, sizes=sizes, folder=folder, refiner=refiner, device=where, on_step=on_step)
     load = _Loader(sizes, parts, where, compute_dtype(where), on_step)
-    model, vae = load.world(), load.vae()
+    world, vae = load.world(), load.vae()
     second = load.refiner(tier) if refiner else None
     if not tier.encoder_stays:
         Travellers([vae.encoder], device=where)
-    return SanaEngine(
-        sana_spec(width=sizes.width, height=sizes.height, chunk_frames=8 * sizes.world.chunk),
-        model=model,
-        vae=vae,
-        refiner=second,
-        text=text,
-        decode_together=tier.decode_together,
-    )
+    return _Placed(sizes=sizes, tier=tier, text=text, world=world, vae=vae, refiner=second)
 
 
 class _Loader:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.setup import Setup, Sizes
+from engine.text import Request, embed
 
 REFINER_TOKENS = 1024
 
@@ -20,22 +25,51 @@ class Text:
     world_mask: Tensor | None  # [1, L] bool, True: a word; None: all are
     refiner: Tensor | None = None  # [1, M, caption_dim] of the refiner's connectors; None: no second stage
     refiner_mask: Tensor | None = None  # [1, M]
+    negative: Tensor | None = None  # [1, L, caption_dim] of stage 1, for guidance
+    negative_mask: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Text:
-        mask, refiner, other = (
-            None if x is None else x.to(device) for x in (self.world_mask, self.refiner, self.refiner_mask)
-        )
-        return Text(world=self.world.to(device), world_mask=mask, refiner=refiner, refiner_mask=other)
+        return Text(**{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
 
 
-def embedded(setup: Setup, *, refiner: bool) -> Text:
-    """The prompt of a flight. Raises ValueError where its encoders are missing."""
-    if setup.random_weights:
-        return random_text(setup.sizes)
-    raise ValueError(
-        f"the text encoders of {setup.variant} are not installed, so '{setup.prompt[:40]}' cannot be read: "
-        "use --random-weights to fly without them"
+def _moved(x: Any, device: torch.device | str) -> Any:
+    return None if x is None else x.to(device)
+
+
+def embedded(
+    setup: Setup,
+    *,
+    sizes: Sizes,
+    folder: Path | None,
+    refiner: bool,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Text:
+    """The prompt of a flight, and the empty one that guidance leads away from. Encoders are freed again.
+
+    folder: the converted release, None with random weights.  Raises ValueError where its encoders are missing.
+    """
+    if folder is None:
+        return random_text(sizes)
+    from engine.instruction import instruction
+    from engine.text_cache import TextCache, cache_folder
+    from engine.text_gemma import Gemma2
+    from engine.text_ltx2 import Gemma3
+
+    stage_1 = Gemma2(folder=folder / "text", tokens=sizes.world.caption_tokens, device=str(device))
+    read = partial(embed, cache=TextCache(cache_folder()), on_step=on_step)
+    world, negative = read([Request(setup.prompt, instruction(folder)), Request("")], stage_1)
+    text = Text(
+        world=world.states,
+        world_mask=world.mask,
+        negative=negative.states,
+        negative_mask=negative.mask,
     )
+    if not refiner:
+        return text
+    stage_2 = Gemma3(folder=folder / "encoder", connectors=folder / "connectors", device=str(device))
+    (second,) = read([Request(setup.prompt)], stage_2)
+    return replace(text, refiner=second.states, refiner_mask=second.mask)
 
 
 def random_text(sizes: Sizes, *, seed: int = 0) -> Text:
@@ -48,4 +82,6 @@ def random_text(sizes: Sizes, *, seed: int = 0) -> Text:
         world_mask=mask,
         refiner=torch.randn(1, REFINER_TOKENS, refiner.caption_dim, generator=g),
         refiner_mask=torch.ones(1, REFINER_TOKENS, dtype=torch.bool),
+        negative=torch.randn(1, world.caption_tokens, world.caption_dim, generator=g),
+        negative_mask=mask,
     )

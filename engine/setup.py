@@ -138,6 +138,8 @@ class Setup:
     memory: int | None = None  # gigabytes of the tier; None: what the GPU has
     live: bool = True  # for a flight: nothing slower than real time is started by itself
     variant: str = "sana-wm-streaming"
+    steps: int = 60  # of releases that are not distilled
+    guidance: float = 5.0
     sizes: Sizes = field(default_factory=Sizes)  # of random weights; others say theirs
 
     def __post_init__(self) -> None:

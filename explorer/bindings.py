@@ -67,6 +67,7 @@ PAD: Bound = {
     "figures": ("back",),
     "fullscreen": (),
     "help": ("start",),
+    "refiner": (),
 }
 
 RESERVED = "escape"  # the way out of everything

@@ -83,14 +83,24 @@ class Job:
             self.save()
 
     def _film(self, index: int, pictures: Sequence[Picture], fps: float) -> None:
-        if not self.folder.exists():
-            self.folder.mkdir()
-            _write(self.folder / "job.json", json.dumps(self._record))
+        self._appear()
         part = self.folder / "part.tmp.mp4"
         with Recorder(part, fps=fps) as film:
             for picture in pictures:
                 film.add(picture)
         os.replace(part, self.part(index))
+
+    def _appear(self) -> None:
+        if not self.folder.exists():
+            self.folder.mkdir()
+            _write(self.folder / "job.json", json.dumps(self._record))
+
+    def hold(self, state: Any) -> None:
+        """`state` is newer than what was kept, and no part is done."""
+        self._pending = 0, state
+        self._appear()
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
+            self.save()
 
     def save(self) -> None:
         """Write the newest state, if it is not yet written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from engine.config import FPS
 from engine.setup import Refining
 from explorer.assets import assets_folder
 from explorer.fly import Fly
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from engine.engine import Chunk
     from engine.opening import World
     from explorer.preview import Preview
+
+
+CLIPS = ("sana-wm-bidirectional", "sana-wm-chunk-causal")  # made whole, from first to last frame at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Render:
     out: Annotated[Path, arg(metavar="MP4")]
     """film to write (mp4)"""
     model: Annotated[str, arg(metavar="NAME")] = "pocket"
-    """the world model that dreams it: pocket or sana-wm"""
+    """pocket, sana-wm, sana-wm-bidirectional or sana-wm-chunk-causal"""
     prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
     """words for the world"""
     fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
@@ -59,6 +63,10 @@ class Render:
     """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
     weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """sana-wm: a folder that explorer download made; default: the models folder"""
+    steps: Annotated[int, arg(metavar="N")] = 60
+    """of sana-wm-bidirectional and -chunk-causal"""
+    guidance: Annotated[float, arg(metavar="N")] = 5.0
+    """of the same: how far past the empty prompt towards yours"""
     random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """sana-wm: full size and true cost without a download; the pictures are noise"""
     preview: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
@@ -71,28 +79,44 @@ class Render:
     @property
     def fly(self) -> Fly:
         """The same flight as `explorer fly` would make it; its mistakes are found there."""
-        shared = {f.name for f in fields(Fly)} & {f.name for f in fields(self)}
-        return Fly(**{name: getattr(self, name) for name in shared})
+        shared = {f.name for f in fields(Fly)} & {f.name for f in fields(self)} - {"model"}
+        model = "sana-wm" if self.model in CLIPS else self.model
+        return Fly(model=model, **{name: getattr(self, name) for name in shared})
 
     def run(self) -> int:
         """Render. Returns 0, or 130 after Ctrl-C."""
         flight = self.fly
         require_writable(self.out, suffix=".mp4")
         assets = assets_folder()
+        if self.model in CLIPS:
+            from explorer.render_clip import render_clip
+
+            return render_clip(self, flight, plan(flight, assets))
         return render(self, flight, plan(flight, assets), assets)
 
 
 def render(options: Render, fly: Fly, flight: Plan, assets: Path) -> int:
     """Open the job, make what is missing of it, put the film together."""
+    job = Job(options.out, request=request(fly, flight, weights=_weights(fly, assets)))
+
+    def make(bar: Progress, task: TaskID, preview: Preview | None) -> int:
+        return _make(_engine(fly, assets, bar, task), flight, job, bar, task, preview)
+
+    return carried_out(options, flight, job, make)
+
+
+Make = Callable[[Progress, TaskID, "Preview | None"], int]
+
+
+def carried_out(options: Render, flight: Plan, job: Job, make: Make) -> int:
+    """Make all parts and the film; whatever happens, the newest state is kept. Returns the exit code."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    job = Job(options.out, request=_request(fly, flight, assets))
     with ExitStack() as stack:
         bar = stack.enter_context(_bar(console))
-        task = bar.add_task("starting", total=flight.frames)
+        task = bar.add_task("starting", total=flight.frames, unit="frames")
         preview = stack.enter_context(_preview()) if options.preview else None
         try:
-            engine = _engine(fly, assets, bar, task)
-            parts = _make(engine, flight, job, bar, task, preview)
+            parts = make(bar, task, preview)
             bar.update(task, description="writing the film")
             job.finish(parts)
         except KeyboardInterrupt:
@@ -109,7 +133,7 @@ def render(options: Render, fly: Fly, flight: Plan, assets: Path) -> int:
             raise ValueError("the GPU ran out of memory: use a smaller --memory, or --refiner off") from error
         finally:
             job.save()
-    console.print(f"{flight.frames} frames, {flight.frames / engine.spec.fps:.1f} s: {options.out}")
+    console.print(f"{flight.frames} frames, {flight.frames / FPS:.1f} s: {options.out}")
     return 0
 
 
@@ -155,7 +179,7 @@ def _engine(fly: Fly, assets: Path, bar: Progress, task: TaskID) -> World:
     return open_engine(fly, assets, lambda step: bar.update(task, description=step))
 
 
-def _request(fly: Fly, flight: Plan, assets: Path) -> str:
+def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) -> str:
     """All that decides the film. Weights count by name, size and time of their files: hashing 40 GB would take minutes."""
     scene = flight.scene
     deciding: dict[str, Any] = dict(
@@ -167,11 +191,12 @@ def _request(fly: Fly, flight: Plan, assets: Path) -> str:
         memory=fly.memory,
         random=fly.random_weights,
         device=fly.device,
-        weights=_weights(fly, assets),
+        weights=weights,
         picture=hashlib.sha256(scene.rgb.tobytes()).hexdigest(),
         shape=list(scene.rgb.shape),
         lens=[float(x) for x in scene.intrinsics.row],
         poses=np.stack([pose.matrix for pose in flight.poses]).tobytes(),
+        **more,
     )
     return fingerprint(deciding)
 
@@ -182,7 +207,10 @@ def _weights(fly: Fly, assets: Path) -> list[list[Any]]:
     if fly.random_weights:
         return []
     pocket = fly.model == "pocket"
-    folder = assets / "pocket" if pocket else fly.weights or models_folder() / fly.setup.variant
+    return listed(assets / "pocket" if pocket else fly.weights or models_folder() / fly.setup.variant)
+
+
+def listed(folder: Path) -> list[list[Any]]:
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
     return [[str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
@@ -203,7 +231,7 @@ def _bar(console: Console) -> Progress:
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("frames"),
+        TextColumn("{task.fields[unit]}"),
         TimeRemainingColumn(),
         console=console,
     )

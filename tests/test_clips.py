@@ -1,0 +1,149 @@
+"""Releases that make whole clips, from a converted folder with its encoders to the film, at tiny size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.clips import SanaClips
+from engine.convert import write_record
+from engine.model import WorldModel
+from engine.random_weights import random_module
+from engine.refiner_model import RefinerModel
+from engine.release import RELEASES, Release
+from engine.vae import Vae
+from explorer.app import main
+from explorer.job import Job
+from tests import encoders
+from tests.tiny import hills, tiny_assets
+from tests.tiny_sana import SIZES
+
+pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
+
+WORLD = replace(SIZES.world, caption_dim=32, caption_tokens=12)
+REFINER = replace(SIZES.refiner, caption_dim=32)
+
+
+def converted(folder: Path, release: Release) -> None:
+    """A release as `explorer download --refiner` leaves it."""
+    causal = release.decoder_causal
+    models = {
+        "world": random_module(
+            lambda: WorldModel(release.config), dtype=torch.bfloat16, device="cpu", seed=1
+        ),
+        "vae": random_module(
+            lambda: Vae(replace(SIZES.vae, decoder_causal=causal)), dtype=torch.bfloat16, device="cpu", seed=2
+        ),
+        "refiner": random_module(lambda: RefinerModel(REFINER), dtype=torch.bfloat16, device="cpu", seed=3),
+    }
+    for name, model in models.items():
+        (folder / name).mkdir(parents=True)
+        save_file(model.state_dict(), folder / name / "model.safetensors")
+    vae = dict(
+        latent_channels=8,
+        block_out_channels=SIZES.vae.encoder_widths,
+        layers_per_block=SIZES.vae.encoder_layers,
+        decoder_block_out_channels=SIZES.vae.decoder_widths[::-1],
+        decoder_layers_per_block=SIZES.vae.decoder_layers[::-1],
+    )
+    refiner = dict(
+        in_channels=8, num_attention_heads=2, attention_head_dim=20, num_layers=2, caption_channels=32
+    )
+    (folder / "vae" / "config.json").write_text(json.dumps(vae))
+    (folder / "refiner" / "config.json").write_text(json.dumps(refiner))
+    encoders.gemma2(folder / "text")
+    encoders.gemma3(folder / "encoder")
+    encoders.connectors(folder / "connectors")
+    write_record(folder, "tiny", release, revision="0", licence="tiny")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for name, release in RELEASES.items():
+        config = replace(
+            WORLD, causal=release.config.causal, window=release.config.window, sink=release.config.sink
+        )
+        converted(root / name, replace(release, config=config, size=(SIZES.width, SIZES.height)))
+    tiny_assets(root / "assets", scenes=1)
+    return root
+
+
+@pytest.fixture
+def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WORLD_EXPLORER_MODELS", str(models))
+    monkeypatch.setenv("WORLD_EXPLORER_ASSETS", str(models / "assets"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", hills(5, 400, 300))
+    return tmp_path
+
+
+def decoded(path: str) -> np.ndarray:
+    with av.open(path) as film:
+        return np.stack([f.to_ndarray(format="rgb24") for f in film.decode(video=0)])
+
+
+LINE = "render photo.png --path w-30 --steps 4 --device cpu --memory 80 --refiner on --threads 1"
+
+
+def test_a_prompt_reaches_the_film(here: Path) -> None:
+    """The streaming release with its encoders: the same words, the same film; other words, another one."""
+    for name, prompt in (("a", "fog"), ("b", "fog"), ("c", "sun")):
+        assert main([*LINE.split(), "--model", "sana-wm", "--prompt", prompt, "--out", f"{name}.mp4"]) == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes() != Path("c.mp4").read_bytes()
+    assert len(decoded("a.mp4")) == 31
+
+
+@pytest.mark.parametrize("model", ["sana-wm-bidirectional", "sana-wm-chunk-causal"])
+def test_stopped_between_passes_and_gone_on(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*LINE.split(), "--model", model, "--prompt", "fog"]
+    assert main([*line, "--out", "whole.mp4"]) == 0
+    assert len(decoded("whole.mp4")) == 31
+    held = Job.hold
+    seen: list[int] = []
+
+    def interrupted(job: Job, state: object) -> None:
+        held(job, state)
+        seen.append(1)
+        if len(seen) in (2, 5):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "hold", interrupted)
+    for _ in range(2):
+        assert main([*line, "--out", "cut.mp4"]) == 130
+    assert main([*line, "--out", "cut.mp4"]) == 0
+    capsys.readouterr()
+    first = len(seen)
+    assert Path("cut.mp4").read_bytes() == Path("whole.mp4").read_bytes()
+    assert main([*line, "--guidance", "1", "--out", "plain.mp4"]) == 0
+    assert len(seen) - first == first  # no pass was made twice
+    assert Path("plain.mp4").read_bytes() != Path("whole.mp4").read_bytes()
+
+
+def test_the_picture_must_fit() -> None:
+    with pytest.raises(ValueError, match="a first picture of shape"):
+        SanaClips.clip(_clips(), hills(0), [], None)  # type: ignore[arg-type]
+
+
+def _clips() -> SanaClips:
+    from engine.prompt import random_text
+
+    vae = random_module(
+        lambda: Vae(replace(SIZES.vae, decoder_causal=False)), dtype=torch.float32, device="cpu"
+    )
+    model = random_module(
+        lambda: WorldModel(replace(SIZES.world, causal=False)), dtype=torch.float32, device="cpu"
+    )
+    return SanaClips((SIZES.width, SIZES.height), model=model, vae=vae, text=random_text(SIZES))
