@@ -14,9 +14,10 @@ from explorer import hud
 from explorer.assets import Scene
 from explorer.display import Display
 from explorer.gallery import GalleryPainter, Grid
-from explorer.paint import ALERT, Brush
+from explorer.paint import Brush
 from explorer.recorder import Recorder, pictures_folder, save_png, stamped
 from explorer.session import Session
+from explorer.theme import ALERT
 from explorer.window import Action, Window
 
 REFRESH, REFRESH_SOFTWARE = 60.0, 32.0  # per second; where the CPU draws, it has the world to make too

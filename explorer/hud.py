@@ -9,8 +9,9 @@ import pygame
 
 from engine.camera import Pose
 from explorer.controls import SPEED_MAX, SPEED_MIN
-from explorer.paint import ACCENT, ALERT, INK, QUIET, Brush, Color, premultiplied
+from explorer.paint import Brush, premultiplied
 from explorer.pilot import angles
+from explorer.theme import ACCENT, ALERT, INK, QUIET, Color
 
 HELP = (
     ("W A S D", "fly forward, left, back, right"),

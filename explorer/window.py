@@ -66,14 +66,15 @@ def require_display() -> None:
 class Window:
     """A resizable OpenGL window, the keys held in it, and a gamepad if there is one."""
 
-    def __init__(self, size: tuple[int, int], *, title: str, speed: float) -> None:
+    def __init__(self, size: tuple[int, int], *, title: str, speed: float, fullscreen: bool = False) -> None:
+        """size: of the window; of no account on a full screen."""
         require_display()
         try:
             pygame.display.init()
             pygame.font.init()
             if pygame.display.get_driver() in ("dummy", "offscreen"):
                 raise pygame.error("no screen")
-            _open(size)
+            _open(size, fullscreen=fullscreen)
         except pygame.error:
             pygame.quit()
             raise ValueError(NO_DISPLAY) from None
@@ -92,12 +93,16 @@ class Window:
         """Take all waiting events. While `flying`, flight keys steer; else they only choose."""
         actions: list[Action] = []
         for event in pygame.event.get():
+            self.saw(event, now)
             handler = self._handlers.get(event.type)
             if handler is not None and (action := handler(self, event, flying, now)) is not None:
                 actions.append(action)
         if self._pads and flying:
             self.hands = self.hands.pad(self._sticks(), now=now)
         return actions
+
+    def saw(self, event: pygame.event.Event, now: float) -> None:
+        """Every event passes here first: for windows that want to know more than which actions it means."""
 
     def _key_down(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         if flying:
@@ -196,7 +201,7 @@ def _axis(pad: controller.Controller, axis: int) -> float:
     return max(pad.get_axis(axis) / 32767.0, -1.0)
 
 
-def _open(size: tuple[int, int]) -> None:
+def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
     for attribute, value in (
         (pygame.GL_CONTEXT_MAJOR_VERSION, 3),
         (pygame.GL_CONTEXT_MINOR_VERSION, 3),
@@ -204,4 +209,5 @@ def _open(size: tuple[int, int]) -> None:
         (pygame.GL_CONTEXT_FORWARD_COMPATIBLE_FLAG, 1),  # macOS gives nothing newer than 2.1 without it
     ):
         pygame.display.gl_set_attribute(attribute, value)
-    pygame.display.set_mode(size, pygame.OPENGL | pygame.DOUBLEBUF | pygame.RESIZABLE)
+    kind = pygame.FULLSCREEN if fullscreen else pygame.RESIZABLE
+    pygame.display.set_mode((0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind)
