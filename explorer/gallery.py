@@ -9,7 +9,7 @@ import pygame
 
 from engine.picture import prepare_picture
 from explorer.assets import Scene
-from explorer.paint import Brush
+from explorer.paint import Brush, rounded
 from explorer.theme import ACCENT, GROUND, INK, QUIET
 
 Box = tuple[int, int, int, int]  # left, top, width, height
@@ -127,8 +127,10 @@ class GalleryPainter:
         chosen = i == grid.chosen
         if chosen:
             rim = brush.px(3)
-            frame = pygame.Rect(left - 2 * rim, top - 2 * rim, width + 4 * rim, height + 4 * rim)
-            pygame.draw.rect(surface, ACCENT, frame, width=rim, border_radius=brush.px(6))
+            frame = (width + 4 * rim, height + 4 * rim)
+            surface.blit(rounded(frame, ACCENT, radius=brush.px(9)), (left - 2 * rim, top - 2 * rim))
+            inside = (width + 2 * rim, height + 2 * rim)
+            surface.blit(rounded(inside, GROUND, radius=brush.px(6)), (left - rim, top - rim))
         surface.blit(self._thumbs[i], (left, top))
         if not chosen:
             veil = pygame.Surface((width, height), pygame.SRCALPHA)

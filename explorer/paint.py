@@ -75,9 +75,7 @@ class Brush:
 
     def card(self, width: int, height: int) -> pygame.Surface:
         """An empty rounded panel."""
-        surface = pygame.Surface((width, height), pygame.SRCALPHA)
-        pygame.draw.rect(surface, GLASS, surface.get_rect(), border_radius=self.px(RADIUS))
-        return surface
+        return rounded((width, height), GLASS, radius=self.px(RADIUS))
 
     def bar(self, surface: pygame.Surface, box: pygame.Rect, share: float, *, color: Color = ACCENT) -> None:
         """A track with its first `share` filled, 0 to 1."""
@@ -146,6 +144,26 @@ def missing_letters(words: str, *, language: str = "en", face: Path | None = Non
                 ) from None
         missing |= {letter: None for letter, m in zip(run, metrics, strict=True) if m is None}
     return "".join(missing)
+
+
+def rounded(size: tuple[int, int], color: tuple[int, ...], *, radius: int) -> pygame.Surface:
+    """A filled rectangle with smooth round corners; color: RGB or RGBA."""
+    opacity = color[3] if len(color) > 3 else 255
+    surface = pygame.Surface(size, pygame.SRCALPHA)
+    surface.fill((*color[:3], opacity))
+    radius = min(radius, size[0] // 2, size[1] // 2)
+    if radius < 1:
+        return surface
+    disc = pygame.Surface((8 * radius, 8 * radius), pygame.SRCALPHA)
+    disc.fill((*color[:3], 0))
+    pygame.draw.circle(disc, (*color[:3], opacity), (4 * radius, 4 * radius), 4 * radius)
+    disc = pygame.transform.smoothscale(disc, (2 * radius, 2 * radius))
+    for right in (0, 1):
+        for low in (0, 1):
+            corner = pygame.Rect(right * (size[0] - radius), low * (size[1] - radius), radius, radius)
+            surface.fill((0, 0, 0, 0), corner)
+            surface.blit(disc, corner, (right * radius, low * radius, radius, radius), pygame.BLEND_RGBA_ADD)
+    return surface
 
 
 def premultiplied(surface: pygame.Surface) -> pygame.Surface:

@@ -17,6 +17,13 @@ ALERT: Color = (239, 148, 134)
 GLASS = (13, 17, 22, 184)  # panels over the world
 TRACK = (238, 241, 245, 41)  # the empty part of a bar, rims
 
-SIZES = {"small": 14, "body": 17, "title": 24, "large": 40, "hero": 68}  # pixels in a window 800 pixels high
+SIZES = {
+    "small": 14,
+    "body": 17,
+    "lead": 22,
+    "title": 24,
+    "large": 40,
+    "hero": 68,
+}  # pixels in a window 800 pixels high
 BOLD = frozenset({"title", "large", "hero"})  # sizes set in the semibold weight
 RADIUS = 14  # of a panel's corners, in the same pixels

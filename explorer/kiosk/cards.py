@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pygame
 
 from explorer.kiosk.texts import Texts
-from explorer.paint import Brush, premultiplied
+from explorer.paint import Brush, premultiplied, rounded
 from explorer.theme import ACCENT, GROUND, INK, QUIET, RADIUS, TRACK, Color
 
 Rows = Sequence[tuple[str, str]]  # what to press, what it does
@@ -31,7 +31,7 @@ def shade(size: tuple[int, int]) -> pygame.Surface:
 def invitation(brush: Brush, texts: Texts, *, start: str) -> pygame.Surface:
     """The station's name, what this is, and how to begin: three lines, no panel."""
     title = _fitted(brush, texts.title)
-    lines = [title, brush.text(texts.subtitle, size="title", color=QUIET), _pill(brush, start)]
+    lines = [title, brush.text(texts.subtitle, size="lead", color=INK), _pill(brush, start)]
     gaps = (brush.px(6), brush.px(30))
     width = max(line.get_width() for line in lines)
     surface = pygame.Surface((width, sum(line.get_height() for line in lines) + sum(gaps)), pygame.SRCALPHA)
@@ -51,8 +51,7 @@ def _fitted(brush: Brush, title: str) -> pygame.Surface:
 def _pill(brush: Brush, words: str) -> pygame.Surface:
     text = brush.text(words, size="body", color=GROUND)
     pad, height = brush.px(26), brush.px(52)
-    pill = pygame.Surface((text.get_width() + 2 * pad, height), pygame.SRCALPHA)
-    pygame.draw.rect(pill, ACCENT, pill.get_rect(), border_radius=height // 2)
+    pill = rounded((text.get_width() + 2 * pad, height), ACCENT, radius=height // 2)
     pill.blit(text, (pad, (height - text.get_height()) // 2))
     return pill
 
@@ -146,13 +145,13 @@ def countdown(brush: Brush, sentence: str, share: float) -> pygame.Surface:
 
 def phone(brush: Brush, words: str, code: Sequence[Sequence[bool]]) -> pygame.Surface:
     """A QR code with its sentence. code: rows of dark modules, without the quiet zone, which is added."""
-    module = max(brush.px(104) // (len(code) + 8), 2)
+    module = max(brush.px(150) // (len(code) + 8), 2)
     side = module * (len(code) + 8)
     text = brush.text(words, size="small")
     pad = brush.px(10)
     card = brush.card(max(side, text.get_width()) + 2 * pad, side + text.get_height() + brush.px(28))
     left = (card.get_width() - side) // 2
-    pygame.draw.rect(card, (255, 255, 255), (left, pad, side, side), border_radius=brush.px(RADIUS // 2))
+    card.blit(rounded((side, side), (255, 255, 255), radius=brush.px(RADIUS // 2)), (left, pad))
     for y, row in enumerate(code):
         for x, dark in enumerate(row):
             if dark:
