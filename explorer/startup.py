@@ -53,7 +53,7 @@ def _mark(brush: Brush, card: pygame.Surface, at: tuple[int, int], *, turning: f
         pygame.draw.lines(big, color, False, points, width=max(size // 2, 2))
     else:
         middle = pygame.Vector2(2 * size, 2 * size)
-        pygame.draw.circle(big, (*color, TRACK[3] * 2), middle, 1.7 * size, width=max(size // 2, 2))
+        pygame.draw.circle(big, TRACK, middle, 1.7 * size, width=max(size // 2, 2))
         pygame.draw.circle(
             big, color, middle + pygame.Vector2(0, -1.45 * size).rotate(300 * turning), 0.55 * size
         )

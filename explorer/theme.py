@@ -15,7 +15,7 @@ ACCENT: Color = (234, 182, 118)  # what to press, and what is chosen
 GOOD: Color = (134, 207, 155)
 ALERT: Color = (239, 148, 134)
 GLASS = (13, 17, 22, 184)  # panels over the world
-TRACK = (238, 241, 245, 41)  # the empty part of a bar, rims
+TRACK = (62, 67, 74, 210)  # the empty part of a bar in a panel
 
 SIZES = {
     "small": 14,

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from explorer.assets import Scene, assets_folder
 from explorer.kiosk.settings import Station, example, parse_station, read_station
+from explorer.kiosk.texts import shipped
 from explorer.state_folder import state_folder
 
 
@@ -52,12 +53,10 @@ def check_station(station: Station) -> tuple[Scene, ...]:
     from explorer.paint import missing_letters
 
     scenes = station_scenes(station, assets_folder())
+    known = {scene.name for scene in scenes} | set(shipped("de")["titles"])
     for texts in station.texts:
-        for name in texts.titles:
-            if name not in {scene.name for scene in scenes} and name not in _shipped_titles(texts.code):
-                raise ValueError(
-                    f"[texts.{texts.code}.titles] names '{name}', which is no scene of this station"
-                )
+        if strange := sorted(set(texts.titles) - known):
+            raise ValueError(f"[texts.{texts.code}.titles] names '{strange[0]}', which is no scene")
         missing = missing_letters(texts.all(), language=texts.code, face=station.screen.font)
         if missing:
             raise ValueError(
@@ -66,12 +65,6 @@ def check_station(station: Station) -> tuple[Scene, ...]:
     if station.watch.enabled:
         require_segno()
     return scenes
-
-
-def _shipped_titles(language: str) -> dict[str, str]:
-    from explorer.kiosk.texts import LANGUAGES, shipped
-
-    return shipped(language).get("titles", {}) if language in LANGUAGES else {}
 
 
 def _supervise(station: Station, scenes: tuple[Scene, ...], say: Callable[[str], None]) -> None:

@@ -31,10 +31,12 @@ from explorer.web import SAFETY
 LARGEST = 1024  # bytes of a request's body
 PATIENCE = 5.0  # seconds for a request to arrive
 COOKIE = "station"
-PAGE = {
-    "/": ("operator.html", "text/html; charset=utf-8"),
-    "/operator.css": ("operator.css", "text/css; charset=utf-8"),
-    "/operator.js": ("operator.js", "text/javascript; charset=utf-8"),
+PAGE = {  # path → file in explorer, content type
+    "/": ("kiosk/page/operator.html", "text/html; charset=utf-8"),
+    "/operator.css": ("kiosk/page/operator.css", "text/css; charset=utf-8"),
+    "/operator.js": ("kiosk/page/operator.js", "text/javascript; charset=utf-8"),
+    "/regular.otf": ("fonts/Inter-Regular.otf", "font/otf"),
+    "/semibold.otf": ("fonts/Inter-SemiBold.otf", "font/otf"),
 }
 
 
@@ -71,7 +73,7 @@ class OperatorPage:
     ) -> None:
         """Raises ValueError where it cannot listen."""
         self._supervisor, self._journal, self._scenes, self._token = supervisor, journal, scenes, token
-        folder = files("explorer") / "kiosk" / "page"
+        folder = files("explorer")
         self.files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
         try:
             self._server = _Server((settings.host, settings.port), self)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from explorer.assets import Scene, assets_folder, load_gallery
+from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.kiosk.link import Close, Event, Left, Refused
 from explorer.kiosk.settings import Station
 
@@ -22,14 +22,20 @@ LARGEST = 1 << 20  # bytes of raw error output kept from one start to the next
 
 
 def station_scenes(station: Station, assets: Path) -> tuple[Scene, ...]:
-    """The scenes that the station offers, in its order. Raises ValueError for a name the gallery lacks."""
+    """What the station offers, in its order. Raises ValueError for a broken picture and a name the gallery lacks."""
     gallery = {scene.name: scene for scene in load_gallery(assets / "gallery")}
-    for name in station.world.scenes:
+    world = station.world
+    for name in world.scenes:
         if name not in gallery:
             raise ValueError(
                 f"[world] scenes names '{name}', which the gallery lacks: use {', '.join(gallery)}"
             )
-    return tuple(gallery[name] for name in station.world.scenes or gallery)
+    own = tuple(photograph(path) for path in world.pictures)
+    scenes = own + tuple(gallery[name] for name in world.scenes or (() if own else gallery))
+    names = [scene.name for scene in scenes]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two scenes are named '{min(twice)}': give the picture another file name")
+    return scenes
 
 
 def run(pipe: Connection, station: Station, errors: Path) -> None:

@@ -79,6 +79,13 @@ def path(value: Any) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def paths(value: Any) -> tuple[Path, ...]:
+    """A list of paths."""
+    if not isinstance(value, list) or len(value) > 100:
+        raise ValueError("use a list of paths")
+    return tuple(one for item in value if (one := path(item)))
+
+
 def chord(value: Any) -> Chord:
     """Keys pressed together."""
     if not isinstance(value, str):

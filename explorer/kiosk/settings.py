@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from engine.config import WORLDS
 from explorer.kiosk.chord import Chord
-from explorer.kiosk.schema import ADDRESS, HOST, chord, names, number, path, text, whole, yes
+from explorer.kiosk.schema import ADDRESS, HOST, chord, names, number, path, paths, text, whole, yes
 from explorer.kiosk.texts import LANGUAGES, Texts, load_texts
 
 LARGEST = 1 << 20  # bytes of a station file
@@ -31,7 +31,10 @@ class World:
     model: Annotated[str, text("|".join(map(re.escape, WORLDS)), " or ".join(WORLDS))] = "pocket"
     device: Annotated[str, text("auto|cpu|cuda", "auto, cpu or cuda")] = "auto"
     threads: Annotated[int, whole(0, 256)] = 0  # 0: what suits the machine
-    scenes: Annotated[tuple[str, ...], names(r"[\w-]{1,64}", "scene names")] = ()  # none: the whole gallery
+    pictures: Annotated[tuple[Path, ...], paths] = ()  # of the owner's, to fly into
+    scenes: Annotated[
+        tuple[str, ...], names(r"[\w-]{1,64}", "scene names")
+    ] = ()  # no pictures either: the whole gallery
     speed: Annotated[float, number(0.1, 30.0)] = 4.0  # metres per second at the start of a visit
 
 
@@ -125,7 +128,7 @@ def example() -> str:
 
 
 def read_station(path: Path) -> Station:
-    """The station that a file describes."""
+    """The station that a file describes; its pictures are found from its folder."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{path} is larger than a station file can be ({LARGEST >> 20} MB)")
@@ -136,7 +139,9 @@ def read_station(path: Path) -> Station:
         raise ValueError(
             f"cannot read {path} ({error.strerror}): write one with explorer kiosk --example"
         ) from None
-    return parse_station(text, name=str(path))
+    station = parse_station(text, name=str(path))
+    pictures = tuple(path.parent / picture for picture in station.world.pictures)
+    return replace(station, world=replace(station.world, pictures=pictures))
 
 
 def parse_station(text: str, *, name: str = "station.toml") -> Station:

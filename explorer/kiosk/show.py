@@ -265,7 +265,7 @@ class Show:
             curtain=self._curtain(now),
             helping=self.visit.phase == "flying" and now < self._help_until,
             padded=self.window.padded,
-            loading=not self._seen and not self._restarts and stage not in ("flying", "resting"),
+            loading=self.session.engine.spec is None and not self._restarts,
             trouble=stage == "failed" or (bool(self._restarts) and not self._seen and stage == "loading"),
             note=self.session.note,
             countdown=self.visit.countdown(now, self.rules),

@@ -71,10 +71,12 @@ def load_texts(language: str, own: Any, *, where: str) -> Texts:
     """The texts that come with the program, each replaced where `own` has it. Raises ValueError naming `where`."""
     if not isinstance(own, dict):
         raise ValueError(f"{where} must be a section of its own")
-    given = {**shipped(language), **own} if language in LANGUAGES else dict(own)
-    titles = given.pop("titles", {})
-    if not isinstance(titles, dict):
+    base = shipped(language) if language in LANGUAGES else {}
+    own_titles = own.get("titles", {})
+    if not isinstance(own_titles, dict):
         raise ValueError(f"{where} titles must be a section of its own, [texts.{language}.titles]")
+    given, titles = {**base, **own}, {**base.get("titles", {}), **own_titles}
+    given.pop("titles", None)
     for key, value in [*given.items(), *titles.items()]:
         _check(key, value, where=where)
     for key in given:
