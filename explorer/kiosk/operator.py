@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -118,7 +119,7 @@ class OperatorPage:
         }
         if path not in commands:
             return 404, "There is no such page here."
-        if path == "/scene" and name not in {scene.name for scene in self._scenes}:
+        if path == "/scene" and name not in [scene.name for scene in self._scenes]:
             return 400, "This station has no such scene."
         if not self._supervisor.ask(commands[path]()):
             return 503, "The station is busy: try again in a moment."
@@ -158,15 +159,22 @@ class _Request(BaseHTTPRequestHandler):
             self._say(404, "There is no such page here.")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
+        body = self._body()
         if not self._trusted():
             self._refuse()
-        elif not length.isascii() or not length.isdigit() or int(length) > LARGEST:
-            self._say(413, f"A request has at most {LARGEST} bytes.")
-        elif (words := _object(self.rfile.read(int(length)))) is None:
+        elif body is None:
+            self._say(413, f"A request has at most {LARGEST} bytes, and says how many.")
+        elif (words := _object(body)) is None:
             self._say(400, "A request must be a JSON object.")
         else:
             self._say(*self.server.page.obey(urlsplit(self.path).path, words))
+
+    def _body(self) -> bytes | None:
+        """None where it is too large; what of it has come is read, else the answer would be lost with it."""
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if re.fullmatch(r"[0-9]{1,9}", length) else LARGEST + 1
+        body = self.rfile.read(size) if size <= LARGEST else self.rfile.read1(64 * LARGEST)
+        return body if size <= LARGEST else None
 
     def _trusted(self) -> bool:
         try:

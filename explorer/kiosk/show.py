@@ -71,7 +71,7 @@ class Show:
         self._seen = 0.0  # its first frame, 0.0: not yet
         self._failures = self._restarts = 0
         self._retry_at: float | None = None
-        self._told = 0.0
+        self._told = 0.0  # the last report
         self._begin(0, now)
 
     def run(self, commands: deque[object]) -> None:
@@ -185,6 +185,7 @@ class Show:
         before, self.visit = self.visit, visit
         if before.phase == visit.phase:
             return
+        self._told = 0.0
         if before.phase == "attract":
             self._welcome(now)
         elif visit.phase == "attract":
@@ -209,6 +210,7 @@ class Show:
     def _begin(self, scene: int, now: float) -> None:
         """Show the picture at once, and ask for the flight."""
         self.scene, self._begun, self._seen = scene, now, 0.0
+        self._told = 0.0  # who listens hears of it at once
         self._let_go(now)
         spec = self.session.engine.spec
         size = (spec.width, spec.height) if spec else (256, 160)

@@ -119,21 +119,20 @@ class Life:
             self._end()
 
     def _once(self) -> object:
-        try:
-            if self._pipe.poll(0.2):
-                return self._hear(self._pipe.recv())
-        except (EOFError, OSError):
-            self._process.join(2.0)
-            return f"exit code {self._process.exitcode}"
-        if time.monotonic() - self._heard > self._patience:
-            return f"silent for {self._patience:g} s"
         command = self._owner.next_command()
         if isinstance(command, Restart):
             return command
         if command is not None:
             with suppress(OSError):
                 self._pipe.send(command)
-        return _ALIVE
+        try:
+            if self._pipe.poll(0.1):
+                return self._hear(self._pipe.recv())
+        except (EOFError, OSError):
+            self._process.join(2.0)
+            return f"exit code {self._process.exitcode}"
+        silent = time.monotonic() - self._heard > self._patience
+        return f"silent for {self._patience:g} s" if silent else _ALIVE
 
     def _hear(self, message: object) -> object:
         self._heard = time.monotonic()
