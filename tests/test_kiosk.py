@@ -177,13 +177,25 @@ def test_a_visitor_comes_flies_and_goes(idle: Station) -> None:
 
 
 def test_the_picture_is_the_right_way_up_and_moves(idle: Station) -> None:
-    idle.key("key", "r")
+    idle.key("key", "F7")
     idle.phase("flying")
     sky = hills(0)[8, 128].astype(int)
     idle.until(lambda: np.abs(idle.shot()[40, 640] - sky).max() < 60, "the sky is not at the top")
     still = idle.shot()
     idle.key("keydown", "d")
     idle.until(lambda: np.abs(idle.shot().astype(int) - still).mean() > 2, "nothing moves")
+    idle.key("keyup", "d")
+
+
+def test_the_key_that_begins_a_visit_flies_at_once(idle: Station) -> None:
+    idle.key("keydown", "d")
+    idle.phase("flying")
+    time.sleep(1.0)  # the help has gone
+    idle.until(lambda: idle.report["stage"] == "flying", "it rests")
+    before = idle.shot().astype(int)
+    idle.until(lambda: np.abs(idle.shot() - before).mean() > 2, "nothing moves")
+    time.sleep(2.5)  # longer than without input
+    assert idle.report["phase"] == "flying"
     idle.key("keyup", "d")
 
 

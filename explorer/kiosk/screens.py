@@ -36,7 +36,6 @@ class View:
     padded: bool  # a gamepad was used last
     loading: bool  # the program's first engine is not there yet
     trouble: bool  # an engine failed, and the next one is on its way
-    note: str
     countdown: Countdown | None
     left: float  # seconds of the visit
     code: tuple[tuple[bool, ...], ...]  # QR

@@ -30,6 +30,7 @@ RETRY = (
     4.0,
     8.0,
 )  # seconds before a failed engine is started again; the last for all later ones
+TROUBLE, WELL = ("failed", "recovering"), ("flying", "resting")  # stages of a session
 HEALTHY = 60.0  # seconds of flight after which failures are forgotten
 
 
@@ -69,7 +70,8 @@ class Show:
         self._help_until = 0.0
         self._begun = now  # the flight
         self._seen = 0.0  # its first frame, 0.0: not yet
-        self._failures = self._restarts = 0
+        self._trouble, self._troubles = False, 0  # the engine is down; how often it was
+        self._failures = 0  # of late
         self._retry_at: float | None = None
         self._told = 0.0  # the last report
         self._begin(0, now)
@@ -121,6 +123,8 @@ class Show:
         arrived = touched and self.visit.phase == "attract"
         if touched:
             self._turn(self.visit.touch(now), now)
+        if arrived:
+            self.window.take_up(now)
         for action in actions:
             if action.name in ("leave", "resized") or not arrived:  # the first touch only begins
                 self._act(action.name, action.x, action.y, now)
@@ -238,25 +242,33 @@ class Show:
         if session.engine.spec is not None and self.watching is None and self.station.watch.enabled:
             self.watching = Watching(self.station.watch, session.engine.spec, self.scenes)
             self.tell(Event(f"phones can watch at {self.watching.address}"))
+        self._watch_health(session.stage)
         if session.stage == "failed":
             self._mend(now)
         elif self._failures and self._seen and now - self._seen > HEALTHY:
             self._failures = 0
 
+    def _watch_health(self, stage: str) -> None:
+        """A calm message from the engine's failure until it flies again, and a line in the log."""
+        if stage in TROUBLE and not self._trouble:
+            self._trouble = True
+            self._troubles += 1
+            self.tell(Event(f"the engine failed: {self.session.note}", trouble=True))
+        elif stage in WELL and self._trouble:
+            self._trouble = False
+            self.tell(Event("the engine flies again"))
+
     def _mend(self, now: float) -> None:
+        """Start another engine, the more patiently the oftener it failed."""
         if self._retry_at is None:
             self._retry_at = now + RETRY[min(self._failures, len(RETRY) - 1)]
             self._failures += 1
-            self.tell(Event(f"the engine failed: {self.session.note}", trouble=True))
         elif now >= self._retry_at:
-            self._retry_at = None
-            self._restarts += 1
-            self._seen = 0.0
+            self._retry_at, self._seen = None, 0.0
             self.session.restart()
 
     def _view(self, now: float) -> View:
         """What is to be seen, as a value."""
-        stage = self.session.stage
         return View(
             now=now,
             phase=self.visit.phase,
@@ -267,9 +279,8 @@ class Show:
             curtain=self._curtain(now),
             helping=self.visit.phase == "flying" and now < self._help_until,
             padded=self.window.padded,
-            loading=self.session.engine.spec is None and not self._restarts,
-            trouble=stage == "failed" or (bool(self._restarts) and not self._seen and stage == "loading"),
-            note=self.session.note,
+            loading=self.session.engine.spec is None,
+            trouble=self._trouble,
             countdown=self.visit.countdown(now, self.rules),
             left=self.visit.left(now, self.rules)[0],
             code=self.watching.code if self.watching else (),
@@ -305,7 +316,7 @@ class Show:
                 visits=self.visits,
                 seconds_left=self.visit.left(now, self.rules)[0] if self.visit.present else None,
                 frames_per_second=session.stats.generated_fps,
-                engine_restarts=self._restarts,
+                engine_restarts=self._troubles,
                 viewers=self.watching.viewers if self.watching else 0,
                 watch=self.watching.address if self.watching else "",
             )

@@ -42,6 +42,7 @@ class StationWindow(Window):
         self.padded = False  # the last input came from a gamepad
         self._touched = False
         self._asked: list[Action] = []
+        self._downs: list[pygame.event.Event] = []
         pygame.mouse.set_visible(False)
         self.lock()
 
@@ -51,10 +52,15 @@ class StationWindow(Window):
 
     def visit(self, *, flying: bool, now: float) -> tuple[list[Action], bool]:
         """The station's actions since the last call, and whether anybody touched anything."""
-        self._touched, self._asked = False, []
+        self._touched, self._asked, self._downs = False, [], []
         actions = [a for a in self.pump(flying=flying, now=now) if a.name in CHOOSING or a.name == "resized"]
         held = flying and not self.hands.controls.idle
         return [*self._asked, *actions], self._touched or held
+
+    def take_up(self, now: float) -> None:
+        """The keys that went down last steer: whoever begins a visit by holding one flies at once."""
+        for event in self._downs:
+            self._key_down(event, True, now)
 
     def saw(self, event: pygame.event.Event, now: float) -> None:
         match event.type:
@@ -77,6 +83,7 @@ class StationWindow(Window):
             self._asked.append(Action("leave"))
             return
         self._touch(padded=False)
+        self._downs.append(event)
         if name := KEYS.get(event.key):
             self._asked.append(Action(name))
 
