@@ -113,6 +113,8 @@ class Show:
             self.display.picture(shown.frame.pixels)
             if self.watching is not None:
                 self.watching.show(shown)
+        if self.watching is not None:
+            self.watching.send()
         self._engine(now)
         self.screens.draw(self._view(now))
         self.display.draw()

@@ -35,8 +35,14 @@ class Watching:
     def __init__(self, settings: Watch, spec: Ready, scenes: Sequence[Scene]) -> None:
         """Raises ValueError where it cannot listen."""
         self._names = [scene.name for scene in scenes]
+        self._unsent: Shown | None = None
+        origins = (settings.address.rstrip("/"),) if settings.address else ()  # a name that is ours
         config = BroadcastConfig(
-            host=settings.host, port=settings.port, max_viewers=settings.max_viewers, pilots=False
+            origins=origins,
+            host=settings.host,
+            port=settings.port,
+            max_viewers=settings.max_viewers,
+            pilots=False,
         )
         assets = page() | thumbnails(scenes, spec.width, spec.height)
         self._broadcast = Broadcast(Nobody(), hello=greeting(spec, scenes), assets=assets, config=config)
@@ -55,9 +61,14 @@ class Watching:
         return self._broadcast.status.viewers
 
     def show(self, shown: Shown) -> None:
-        """Nothing is compressed while nobody watches."""
-        if self.viewers:
-            self._broadcast.publish(shown.frame, control=0, due=shown.due)
+        """What is on the screen."""
+        self._unsent = shown
+
+    def send(self) -> None:
+        """Nothing is compressed while nobody watches; whoever comes while the world rests still sees it."""
+        if self._unsent is not None and self.viewers:
+            self._broadcast.publish(self._unsent.frame, control=0, due=self._unsent.due)
+            self._unsent = None
 
     def report(self, stage: str, scene: str) -> None:
         state = STATES.get(stage, "loading")
