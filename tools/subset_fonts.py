@@ -1,7 +1,7 @@
 """Cut the bundled fonts out of Inter and Noto Sans CJK: python tools/subset_fonts.py INTER_FOLDER NOTO_CJK.ttc
 
 INTER_FOLDER holds Inter-Regular.otf and Inter-SemiBold.otf, NOTO_CJK.ttc is NotoSansCJK-Regular.ttc; on Debian they come
-with fonts-inter and fonts-noto-cjk. Run it again when a text in explorer/kiosk/texts has changed. Needs fonttools.
+with fonts-inter and fonts-noto-cjk. Run it again when a text in explorer/kiosk/languages has changed. Needs fonttools.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fontTools.ttLib import TTCollection, TTFont
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "explorer" / "fonts"
-TEXTS = ROOT / "explorer" / "kiosk" / "texts"
+TEXTS = ROOT / "explorer" / "kiosk" / "languages"
 # Latin with its extensions, Greek, Cyrillic, punctuation, currency, arrows, a few signs
 INTER = [range(0x20, 0x180), range(0x370, 0x460), range(0x1E9E, 0x1F00), range(0x2010, 0x2040)]
 INTER += [range(0x20A0, 0x20C0), range(0x2190, 0x219A), range(0x2212, 0x2213), range(0x2122, 0x2123)]

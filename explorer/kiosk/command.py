@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from explorer.assets import Scene, assets_folder
 from explorer.kiosk.settings import Station, example, parse_station, read_station
@@ -24,9 +24,9 @@ class Kiosk:
 
     station: Annotated[Path | None, Positional, arg(metavar="[STATION.toml]", help_behavior_hint="")] = None
     """the station file; without it every setting has its default"""
-    example: Annotated[bool, arg(name="example")] = False
+    example: FlagCreatePairsOff[bool] = False
     """print a station file with every setting explained, and end"""
-    check: Annotated[bool, arg(name="check")] = False
+    check: FlagCreatePairsOff[bool] = False
     """say whether the station file is right, and end"""
 
     def run(self, say: Callable[[str], None]) -> int:

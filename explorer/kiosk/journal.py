@@ -21,6 +21,13 @@ class Line:
     trouble: bool
 
 
+class _File(RotatingFileHandler):
+    """A log that cannot be written is no reason to stop, nor to print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 class Journal:
     """Safe from any thread."""
 
@@ -28,7 +35,7 @@ class Journal:
         """Raises ValueError for a folder that cannot be written."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._handler = RotatingFileHandler(
+            self._handler = _File(
                 folder / "station.log", maxBytes=int(megabytes * 1e6), backupCount=files, encoding="utf-8"
             )
         except OSError as error:

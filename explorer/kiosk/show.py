@@ -13,6 +13,7 @@ from explorer.assets import Scene
 from explorer.display import Display
 from explorer.gallery import Grid
 from explorer.kiosk import autopilot
+from explorer.kiosk.health import Health
 from explorer.kiosk.link import Close, Event, Fly, Report, Reset
 from explorer.kiosk.screens import Screens, View
 from explorer.kiosk.settings import Station
@@ -23,15 +24,6 @@ from explorer.session import Session
 
 REFRESH, REFRESH_SOFTWARE = 60.0, 32.0  # per second; where the CPU draws, it has the world to make too
 CURTAIN = 0.9  # seconds in which one scene goes and the next one comes
-RETRY = (
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-)  # seconds before a failed engine is started again; the last for all later ones
-TROUBLE, WELL = ("failed", "recovering"), ("flying", "resting")  # stages of a session
-HEALTHY = 60.0  # seconds of flight after which failures are forgotten
 
 
 class Show:
@@ -65,14 +57,12 @@ class Show:
         self.language = 0
         self.grid = Grid(len(scenes), window.size)
         self.scene = 0
+        self.health = Health(session, tell=tell)
         self.watching: Watching | None = None
         self.running = True
         self._help_until = 0.0
         self._begun = now  # the flight
         self._seen = 0.0  # its first frame, 0.0: not yet
-        self._trouble, self._troubles = False, 0  # the engine is down; how often it was
-        self._failures = 0  # of late
-        self._retry_at: float | None = None
         self._told = 0.0  # the last report
         self._begin(0, now)
 
@@ -131,6 +121,7 @@ class Show:
             if action.name in ("leave", "resized") or not arrived:  # the first touch only begins
                 self._act(action.name, action.x, action.y, now)
         self.window.grab(self.visit.phase == "flying" and pygame.key.get_focused())
+        self.window.point(self.visit.phase == "choosing")
 
     def _act(self, name: str, x: int, y: int, now: float) -> None:
         todo: dict[str, Callable[[], None]] = {"leave": self._leave, "resized": self._resized}
@@ -230,44 +221,20 @@ class Show:
         if self.visit.phase != "attract" or not self._seen:
             return
         flown = now - self._seen
-        if flown > self.station.attract.scene_seconds and len(self.scenes) > 1:
+        if flown > self.station.attract.scene_seconds:
             self._begin((self.scene + 1) % len(self.scenes), now)
-        elif flown > 2 * self.station.attract.scene_seconds:
-            self._begin(self.scene, now)
         else:
             hands = replace(self.window.hands, speed=self.station.world.speed)
             self.window.hands = hands.pad(autopilot.sticks(flown), now=now)
 
     def _engine(self, now: float) -> None:
-        """Open the port for phones once the world is known; start a failed engine again."""
+        """Open the port for phones once the world is known; look after the engine."""
         session = self.session
         if session.engine.spec is not None and self.watching is None and self.station.watch.enabled:
             self.watching = Watching(self.station.watch, session.engine.spec, self.scenes)
             self.tell(Event(f"phones can watch at {self.watching.address}"))
-        self._watch_health(session.stage)
-        if session.stage == "failed":
-            self._mend(now)
-        elif self._failures and self._seen and now - self._seen > HEALTHY:
-            self._failures = 0
-
-    def _watch_health(self, stage: str) -> None:
-        """A calm message from the engine's failure until it flies again, and a line in the log."""
-        if stage in TROUBLE and not self._trouble:
-            self._trouble = True
-            self._troubles += 1
-            self.tell(Event(f"the engine failed: {self.session.note}", trouble=True))
-        elif stage in WELL and self._trouble:
-            self._trouble = False
-            self.tell(Event("the engine flies again"))
-
-    def _mend(self, now: float) -> None:
-        """Start another engine, the more patiently the oftener it failed."""
-        if self._retry_at is None:
-            self._retry_at = now + RETRY[min(self._failures, len(RETRY) - 1)]
-            self._failures += 1
-        elif now >= self._retry_at:
-            self._retry_at, self._seen = None, 0.0
-            self.session.restart()
+        if self.health.tick(seen=self._seen, now=now):
+            self._seen = 0.0
 
     def _view(self, now: float) -> View:
         """What is to be seen, as a value."""
@@ -282,7 +249,7 @@ class Show:
             helping=self.visit.phase == "flying" and now < self._help_until,
             padded=self.window.padded,
             loading=self.session.engine.spec is None,
-            trouble=self._trouble,
+            trouble=self.health.down,
             countdown=self.visit.countdown(now, self.rules),
             left=self.visit.left(now, self.rules)[0],
             code=self.watching.code if self.watching else (),
@@ -296,7 +263,7 @@ class Show:
 
     def _curtain(self, now: float) -> float:
         """How much of the picture is covered while one scene of the unattended flight follows another, 0 to 1."""
-        if self.visit.phase != "attract" or not self._seen or len(self.scenes) < 2:
+        if self.visit.phase != "attract" or not self._seen:
             return 0.0
         left = self.station.attract.scene_seconds - (now - self._seen)
         return max(1.0 - left / CURTAIN, 0.0)
@@ -318,7 +285,7 @@ class Show:
                 visits=self.visits,
                 seconds_left=self.visit.left(now, self.rules)[0] if self.visit.present else None,
                 frames_per_second=session.stats.generated_fps,
-                engine_restarts=self._troubles,
+                engine_restarts=self.health.troubles,
                 viewers=self.watching.viewers if self.watching else 0,
                 watch=self.watching.address if self.watching else "",
             )

@@ -81,6 +81,7 @@ class Supervisor:
                 self.report = message
             case Event(words=words, trouble=True):
                 self._journal.trouble(words)
+                self._say(words.strip().splitlines()[-1])
             case Event(words=words):
                 self._journal.note(words)
 

@@ -1,4 +1,4 @@
-"""What a station says, per language: TOML files in texts/, each line replaceable by the station file."""
+"""What a station says, per language: TOML files in languages/, each line replaceable by the station file."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def load_texts(language: str, own: Any, *, where: str) -> Texts:
 
 def shipped(language: str) -> dict[str, Any]:
     """The texts that come with the program in one of LANGUAGES."""
-    path = files("explorer") / "kiosk" / "texts" / f"{language}.toml"
+    path = files("explorer") / "kiosk" / "languages" / f"{language}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

@@ -43,12 +43,9 @@ class StationWindow(Window):
         self._touched = False
         self._asked: list[Action] = []
         self._downs: list[pygame.event.Event] = []
+        self._pointing = False
         pygame.mouse.set_visible(False)
-        self.lock()
-
-    def lock(self) -> None:
-        """Keep the keyboard, so that the desktop's own shortcuts never see a key."""
-        pygame.event.set_keyboard_grab(True)
+        pygame.event.set_keyboard_grab(True)  # the desktop's own shortcuts never see a key
 
     def visit(self, *, flying: bool, now: float) -> tuple[list[Action], bool]:
         """The station's actions since the last call, and whether anybody touched anything."""
@@ -56,6 +53,17 @@ class StationWindow(Window):
         actions = [a for a in self.pump(flying=flying, now=now) if a.name in CHOOSING or a.name == "resized"]
         held = flying and not self.hands.controls.idle
         return [*self._asked, *actions], self._touched or held
+
+    def point(self, on: bool) -> None:
+        """Show the mouse, where there is something to point at."""
+        if on != self._pointing:
+            self._pointing = on
+            pygame.mouse.set_visible(on)
+
+    def grab(self, on: bool) -> None:
+        if on != self.grabbed:
+            super().grab(on)
+            pygame.mouse.set_visible(self._pointing)
 
     def take_up(self, now: float) -> None:
         """The keys that went down last steer: whoever begins a visit by holding one flies at once."""
