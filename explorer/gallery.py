@@ -101,8 +101,9 @@ class GalleryPainter:
         surface = pygame.Surface(grid.size, pygame.SRCALPHA)
         surface.fill((*GROUND, 255))
         left = grid.card(0)[0]
-        surface.blit(brush.text(title, size="large"), (left, round(0.036 * grid.size[1])))
         line = round(0.098 * grid.size[1])
+        heading = brush.text(title, size="large")
+        surface.blit(heading, (left, line - heading.get_height()))
         surface.blit(brush.text(hint, color=QUIET), (left, line))
         ready = brush.text(status, size="small", color=QUIET)
         right = grid.card(grid.columns - 1)

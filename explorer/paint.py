@@ -44,9 +44,7 @@ class Brush:
         name = self._face_name(size, ideographs=ideographs)
         if (size, name) not in self._fonts:
             with _face(name, self.face) as path:
-                font = pygame.font.Font(str(path), self.px(SIZES[size]))
-            font.set_bold(size in BOLD and "SemiBold" not in name)  # ideographs have one weight
-            self._fonts[size, name] = font
+                self._fonts[size, name] = pygame.font.Font(str(path), self.px(SIZES[size]))
         return self._fonts[size, name]
 
     def _face_name(self, size: str, *, ideographs: bool) -> str:
