@@ -39,13 +39,8 @@ class Show:
         tell: Callable[[Report | Event], None],
     ) -> None:
         """`tell` passes on how it goes."""
-        self.window, self.session, self.scenes, self.station, self.tell = (
-            window,
-            session,
-            scenes,
-            station,
-            tell,
-        )
+        self.window, self.session, self.scenes = window, session, scenes
+        self.station, self.tell = station, tell
         rules = station.visit
         self.rules = Rules(
             limit=60 * rules.minutes, idle=rules.idle_seconds, countdown=rules.countdown_seconds
@@ -98,13 +93,11 @@ class Show:
         self._hands(now)
         self._turn(self.visit.tick(now, self.rules), now)
         self._attract(now)
-        for shown in self.session.tick(self.window.hands.steering, now=now):
+        for shown in self.session.tick(self.window.hands.steering, now=now)[-1:]:
             self._seen = self._seen or (now if shown.frame.index else 0.0)
             self.display.picture(shown.frame.pixels)
             if self.watching is not None:
                 self.watching.show(shown)
-        if self.watching is not None:
-            self.watching.send()
         self._engine(now)
         self.screens.draw(self._view(now))
         self.display.draw()
@@ -186,6 +179,8 @@ class Show:
         if before.phase == "attract":
             self._welcome(now)
         elif visit.phase == "attract":
+            if before.present:
+                self.tell(Event("a visit ended"))
             self.language = 0
             self._begin(self.scene, now)
         elif visit.phase == "goodbye":
@@ -233,6 +228,8 @@ class Show:
         if session.engine.spec is not None and self.watching is None and self.station.watch.enabled:
             self.watching = Watching(self.station.watch, session.engine.spec, self.scenes)
             self.tell(Event(f"phones can watch at {self.watching.address}"))
+        if self.watching is not None:
+            self.watching.send()
         if self.health.tick(seen=self._seen, now=now):
             self._seen = 0.0
 
