@@ -26,6 +26,7 @@ Try first:
   explorer fly                    choose a scene and fly
   explorer fly photo.jpg          fly into a photograph of yours
   explorer serve                  fly in a browser, others may watch
+  explorer kiosk --example        a demo station that runs by itself: its settings, to begin with
   explorer fly --path w-48,dw-32,w-80 --out flight.mp4
                                   a film, without a window
 
@@ -135,6 +136,12 @@ def _serve(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _kiosk(arguments: Sequence[str]) -> int:
+    from explorer.kiosk.command import Kiosk
+
+    return options(Kiosk, arguments, "explorer kiosk").run(_say)
+
+
 def _train(arguments: Sequence[str]) -> int:
     what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
     if what not in STAGES:
@@ -191,6 +198,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": _serve,
     "download": _download,
     "doctor": _doctor,
+    "kiosk": _kiosk,
     "train": _train,
     "evaluate": _evaluate,
     "convert": _convert,

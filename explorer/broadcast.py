@@ -59,6 +59,7 @@ class BroadcastConfig:
     max_viewers: int = 32
     patience: float = 30.0  # seconds of a pilot's silence after which somebody who waits may fly
     rate: float = 150.0  # messages per second taken from one viewer; more are slowed down
+    pilots: bool = True  # viewers may ask for the controls
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -130,7 +131,8 @@ class Broadcast:
         config: BroadcastConfig,
     ) -> None:
         """`hello` says what is shown; its role and client are filled in for each viewer."""
-        self.config, self.flight, self.hello, self.assets = config, flight, hello, dict(assets)
+        self.config, self.flight, self.assets = config, flight, dict(assets)
+        self.hello = replace(hello, pilots=config.pilots)
         self.port = config.port
         self._scenes = frozenset(scene.id for scene in hello.scenes)
         self._door = Door(host=config.host, origins=config.origins)
@@ -278,6 +280,8 @@ class Broadcast:
                 viewer.wake.set()
             case wire.Ping():
                 viewer.tell(wire.Pong(time=message.time, server=now))
+            case wire.Ask(action="fly") if not self.config.pilots:
+                raise wire.ProtocolError("whoever stands at the screen flies: here you watch", code="watch")
             case wire.Ask(action="fly"):
                 self._seat(self._line.ask(viewer.id, now=now), asked=viewer)
             case wire.Ask():

@@ -17,14 +17,18 @@ from explorer.bindings import labels
 from explorer.display import Display
 from explorer.flightlog import Header
 from explorer.gallery import GalleryPainter, Grid
-from explorer.paint import ALERT, Brush
+from explorer.paint import Brush
 from explorer.recorder import Picture, save_png, stamped
 from explorer.recording import BackgroundRecording, Films, Takes
 from explorer.session import Session
+from explorer.startup import Steps, startup_card
+from explorer.state_folder import first_time
+from explorer.theme import ALERT
 from explorer.window import Action, Window
 
 REFRESH, REFRESH_SOFTWARE = 60.0, 32.0  # per second; where the CPU draws, it has the world to make too
 HINT_SECONDS, TOAST_SECONDS, FADE = 9.0, 4.0, 0.6
+FIRST_HELP = 10.0  # seconds for which all keys are shown on somebody's first flight
 FIGURES_EVERY = 0.25  # seconds between redraws of the figures
 GAP = 24  # pixels between a panel and the rim, in a window 800 pixels high
 
@@ -65,6 +69,8 @@ class Cockpit:
         self._toast = Toast("", 0.0)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
+        self._steps = Steps()  # of start-up
+        self._help_until = 0.0  # help that came by itself goes by itself
         self._figures_at = 0.0
         self._painted: dict[str, tuple[object, ...]] = {}  # what each panel shows
         self._refreshes: deque[float] = deque(maxlen=90)
@@ -170,6 +176,7 @@ class Cockpit:
         self._resized()
 
     def _toggle_help(self) -> None:
+        self._help_until = 0.0
         self.show_help = not self.show_help
         self._show_help()
 
@@ -197,6 +204,11 @@ class Cockpit:
         """Show the picture at once, and ask for the flight."""
         self.choosing = False
         self._begun = time.perf_counter()
+        self._steps = Steps()
+        if first_time("flight"):
+            self._help_until = self._begun + FIRST_HELP
+            self.show_help = True
+            self._show_help()
         self.window.fresh_hands()
         self._drop("gallery")
         self.display.blank()
@@ -313,6 +325,8 @@ class Cockpit:
             self._draw_progress(now)
         else:
             self.display.drop("progress")
+        if 0.0 < self._help_until < now:
+            self._toggle_help()
         self._draw_hint(now)
         self._draw_recording()
         if now - self._figures_at >= FIGURES_EVERY:
@@ -321,17 +335,17 @@ class Cockpit:
 
     def _draw_progress(self, now: float) -> None:
         scene = self.session.scene
-        card = hud.progress(
-            self.brush, scene.title if scene else "", self.session.note, seconds=now - self._begun
-        )
-        width, height = self.window.size
-        top = height - card.get_height() - self.brush.px(2 * GAP)
-        self.display.put("progress", card, left=(width - card.get_width()) // 2, top=top)
+        self._steps = self._steps.then(self.session.note)
+        title = scene.title if scene else ""
+        card = startup_card(self.brush, title, self._steps.names, seconds=now - self._begun)
+        top = self.window.size[1] - card.get_height() - self.brush.px(GAP)
+        self.display.put("progress", card, left=self.brush.px(GAP), top=top)
 
     def _draw_hint(self, now: float) -> None:
         """How to fly, at the beginning of a flight."""
         since = self.session.stats.first_frame_at
-        if since is None or now - since > HINT_SECONDS or not self.window.settings.hud.hints:
+        hidden = self.show_help or not self.window.settings.hud.hints
+        if since is None or now - since > HINT_SECONDS or hidden:
             self._drop("hint")
             return
         if self._changed("hint", self.brush):

@@ -9,6 +9,8 @@ import numpy as np
 import pygame
 from numpy.typing import NDArray
 
+from explorer.theme import GROUND
+
 QUAD = """#version 330
 uniform vec4 place;  // left, bottom, width, height in clip space
 out vec2 uv;
@@ -46,7 +48,7 @@ in vec2 uv;
 out vec4 color;
 void main() { color = texture(source, vec2(uv.x, 1.0 - uv.y)) * alpha; }
 """
-BACKGROUND = (10 / 255, 12 / 255, 15 / 255)
+BACKGROUND = (GROUND[0] / 255, GROUND[1] / 255, GROUND[2] / 255)
 
 
 def letter_box(picture: tuple[int, int], window: tuple[int, int]) -> tuple[int, int, int, int]:

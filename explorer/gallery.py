@@ -9,7 +9,8 @@ import pygame
 
 from engine.picture import prepare_picture
 from explorer.assets import Scene
-from explorer.paint import ACCENT, INK, QUIET, Brush
+from explorer.paint import Brush, rounded
+from explorer.theme import ACCENT, GROUND, INK, QUIET
 
 Box = tuple[int, int, int, int]  # left, top, width, height
 SHAPE = 1.6  # width over height of a thumbnail
@@ -87,14 +88,23 @@ class GalleryPainter:
         self._thumbs: list[pygame.Surface] = []
         self._size = (0, 0)
 
-    def draw(self, brush: Brush, grid: Grid, *, status: str) -> pygame.Surface:
+    def draw(
+        self,
+        brush: Brush,
+        grid: Grid,
+        *,
+        status: str,
+        title: str = "World Explorer",
+        hint: str = "Choose where to begin, then fly.",
+    ) -> pygame.Surface:
         """The whole window."""
         surface = pygame.Surface(grid.size, pygame.SRCALPHA)
-        surface.fill((10, 12, 15, 255))
+        surface.fill((*GROUND, 255))
         left = grid.card(0)[0]
-        surface.blit(brush.text("World Explorer", size="large"), (left, round(0.036 * grid.size[1])))
         line = round(0.098 * grid.size[1])
-        surface.blit(brush.text("Choose where to begin, then fly.", color=QUIET), (left, line))
+        heading = brush.text(title, size="large")
+        surface.blit(heading, (left, line - heading.get_height()))
+        surface.blit(brush.text(hint, color=QUIET), (left, line))
         ready = brush.text(status, size="small", color=QUIET)
         right = grid.card(grid.columns - 1)
         surface.blit(ready, (right[0] + right[2] - ready.get_width(), line + brush.px(3)))
@@ -118,12 +128,14 @@ class GalleryPainter:
         chosen = i == grid.chosen
         if chosen:
             rim = brush.px(3)
-            frame = pygame.Rect(left - 2 * rim, top - 2 * rim, width + 4 * rim, height + 4 * rim)
-            pygame.draw.rect(surface, ACCENT, frame, width=rim, border_radius=brush.px(6))
+            frame = (width + 4 * rim, height + 4 * rim)
+            surface.blit(rounded(frame, ACCENT, radius=brush.px(9)), (left - 2 * rim, top - 2 * rim))
+            inside = (width + 2 * rim, height + 2 * rim)
+            surface.blit(rounded(inside, GROUND, radius=brush.px(6)), (left - rim, top - rim))
         surface.blit(self._thumbs[i], (left, top))
         if not chosen:
             veil = pygame.Surface((width, height), pygame.SRCALPHA)
-            veil.fill((10, 12, 15, 70))
+            veil.fill((*GROUND, 70))
             surface.blit(veil, (left, top))
         title = brush.clipped(self._scenes[i].title, width, size="small", color=INK if chosen else QUIET)
         surface.blit(title, (left, top + height + brush.px(9)))

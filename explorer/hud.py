@@ -1,4 +1,4 @@
-"""What lies over the world: figures, hints, progress, help. Draws surfaces; knows no GL and no clock."""
+"""What lies over the world: figures, hints, notices, help. Draws surfaces; knows no GL and no clock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pygame
 
 from engine.camera import Pose
 from explorer.controls import SPEED_MAX, SPEED_MIN
-from explorer.paint import ACCENT, ALERT, INK, QUIET, Brush, Color, premultiplied
+from explorer.paint import Brush, premultiplied
 from explorer.pilot import angles
+from explorer.theme import ACCENT, ALERT, INK, QUIET, Color
 
 HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{forward} {left} {back} {right}", "fly forward, left, back, right"),
@@ -89,10 +90,7 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
 def _speed_bar(brush: Brush, card: pygame.Surface, speed: float, *, top: int, left: int, width: int) -> None:
     """Logarithmic, like the wheel."""
     share = math.log(speed / SPEED_MIN) / math.log(SPEED_MAX / SPEED_MIN)
-    track = pygame.Rect(left, top, width, brush.px(4))
-    pygame.draw.rect(card, (255, 255, 255, 40), track, border_radius=brush.px(2))
-    track.width = max(round(width * share), brush.px(4))
-    pygame.draw.rect(card, (*ACCENT, 255), track, border_radius=brush.px(2))
+    brush.bar(card, pygame.Rect(left, top, width, brush.px(4)), share)
 
 
 def chip(brush: Brush, words: str, *, color: Color = INK, dot: Color | None = None) -> pygame.Surface:
@@ -116,25 +114,6 @@ def toast(brush: Brush, words: str, *, width: int) -> pygame.Surface:
     card = brush.card(width, line * len(lines) + brush.px(18))
     for i, part in enumerate(lines):
         card.blit(brush.clipped(part, width - 2 * pad), (pad, brush.px(12) + i * line))
-    return premultiplied(card)
-
-
-def progress(brush: Brush, title: str, step: str, *, seconds: float) -> pygame.Surface:
-    """The scene's name, what start-up is doing, and a bar that moves while it does."""
-    width, pad = brush.px(420), brush.px(22)
-    card = brush.card(width, brush.px(112))
-    card.blit(brush.clipped(title, width - 2 * pad, size="title"), (pad, brush.px(16)))
-    card.blit(
-        brush.clipped(step, width - 2 * pad - brush.px(60), size="small", color=QUIET), (pad, brush.px(56))
-    )
-    clock = brush.text(f"{seconds:.1f} s", size="small", color=QUIET)
-    card.blit(clock, (width - pad - clock.get_width(), brush.px(56)))
-    track = pygame.Rect(pad, brush.px(86), width - 2 * pad, brush.px(4))
-    pygame.draw.rect(card, (255, 255, 255, 40), track, border_radius=brush.px(2))
-    run = track.width // 4
-    at = (0.5 - 0.5 * math.cos(seconds * 2.0)) * (track.width - run)
-    bar = pygame.Rect(track.left + round(at), track.top, run, track.height)
-    pygame.draw.rect(card, (*ACCENT, 255), bar, border_radius=brush.px(2))
     return premultiplied(card)
 
 

@@ -166,6 +166,7 @@ class Hello(Message):
     scenes: tuple[Scene, ...] = _is(_list(_scene, 0, 500))
     role: Literal["pilot", "spectator"] = _is(_role)
     client: int = _is(_id)
+    pilots: bool = _is(_flag, default=True)  # viewers may ask for the controls
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,7 +183,7 @@ def thumbnails(scenes: Sequence[Scene], width: int, height: int) -> dict[str, As
 def welcome(host: str, port: int) -> list[str]:
     """Where to point a browser, and who can."""
     everywhere = host in ("0.0.0.0", "::")
-    names = ["127.0.0.1", _own_address()] if everywhere else [host]
+    names = ["127.0.0.1", own_address()] if everywhere else [host]
     lines = ["World Explorer is running. Open:"]
     lines += [f"  http://{f'[{name}]' if ':' in name else name}:{port}/" for name in dict.fromkeys(names)]
     if not everywhere and _is_loopback(host):
@@ -239,7 +239,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _own_address() -> str:
+def own_address() -> str:
     """This machine's address on its network, as far as can be told; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -18,14 +18,16 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 SOCKET = "/socket"
-PAGE = {  # path → file in explorer/viewer, content type
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/viewer.css": ("viewer.css", "text/css; charset=utf-8"),
-    "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
-    "/wire.js": ("wire.js", "text/javascript; charset=utf-8"),
-    "/screen.js": ("screen.js", "text/javascript; charset=utf-8"),
-    "/hands.js": ("hands.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+PAGE = {  # path → file in explorer, content type
+    "/": ("viewer/index.html", "text/html; charset=utf-8"),
+    "/viewer.css": ("viewer/viewer.css", "text/css; charset=utf-8"),
+    "/viewer.js": ("viewer/viewer.js", "text/javascript; charset=utf-8"),
+    "/wire.js": ("viewer/wire.js", "text/javascript; charset=utf-8"),
+    "/screen.js": ("viewer/screen.js", "text/javascript; charset=utf-8"),
+    "/hands.js": ("viewer/hands.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("viewer/icon.svg", "image/svg+xml"),
+    "/regular.otf": ("fonts/Inter-Regular.otf", "font/otf"),
+    "/semibold.otf": ("fonts/Inter-SemiBold.otf", "font/otf"),
 }
 SAFETY = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -46,7 +48,7 @@ class Asset:
 
 def page() -> dict[str, Asset]:
     """The viewer page, by path. Raises RuntimeError naming a file that the installation lacks."""
-    folder = files("explorer") / "viewer"
+    folder = files("explorer")
     try:
         return {path: Asset((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
     except FileNotFoundError as error:

@@ -59,15 +59,22 @@ class Window:
     """A resizable OpenGL window, the keys held in it, and a gamepad if there is one."""
 
     def __init__(
-        self, size: tuple[int, int], *, title: str, speed: float, settings: Settings | None = None
+        self,
+        size: tuple[int, int],
+        *,
+        title: str,
+        speed: float,
+        settings: Settings | None = None,
+        fullscreen: bool = False,
     ) -> None:
+        """size: of the window; of no account on a full screen."""
         require_display()
         try:
             pygame.display.init()
             pygame.font.init()
             if pygame.display.get_driver() in ("dummy", "offscreen"):
                 raise pygame.error("no screen")
-            _open(size)
+            _open(size, fullscreen=fullscreen)
         except pygame.error:
             pygame.quit()
             raise ValueError(NO_DISPLAY) from None
@@ -89,6 +96,7 @@ class Window:
         """Take all waiting events. While `flying`, flight keys steer; else they only choose."""
         actions: list[Action] = []
         for event in pygame.event.get():
+            self.saw(event, now)
             handler = self._handlers.get(event.type)
             if handler is not None and (action := handler(self, event, flying, now)) is not None:
                 actions.append(action)
@@ -96,6 +104,9 @@ class Window:
             pad = next(iter(self._pads.values()))
             self.hands = self.hands.pad(self._pad_hands.sticks(pad), now=now)
         return actions
+
+    def saw(self, event: pygame.event.Event, now: float) -> None:
+        """Every event passes here first: for windows that want to know more than which actions it means."""
 
     def _key_down(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         key = key_name(event.key)
@@ -197,7 +208,7 @@ def grip(settings: Settings) -> Grip:
     return Grip(keys=key_axes(settings.keys), mouse_turn=(yaw, pitch), dead_zone=settings.gamepad.dead_zone)
 
 
-def _open(size: tuple[int, int]) -> None:
+def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
     for attribute, value in (
         (pygame.GL_CONTEXT_MAJOR_VERSION, 3),
         (pygame.GL_CONTEXT_MINOR_VERSION, 3),
@@ -205,4 +216,5 @@ def _open(size: tuple[int, int]) -> None:
         (pygame.GL_CONTEXT_FORWARD_COMPATIBLE_FLAG, 1),  # macOS gives nothing newer than 2.1 without it
     ):
         pygame.display.gl_set_attribute(attribute, value)
-    pygame.display.set_mode(size, pygame.OPENGL | pygame.DOUBLEBUF | pygame.RESIZABLE)
+    kind = pygame.FULLSCREEN if fullscreen else pygame.RESIZABLE
+    pygame.display.set_mode((0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind)

@@ -51,7 +51,7 @@ class EngineProcess:
         self._pipe, theirs = context.Pipe()
         options = dict(model=model, assets=assets, device=device, threads=threads, nice=nice, setup=setup)
         self._process = context.Process(target=serve, args=(theirs,), kwargs=options, daemon=True)
-        with _no_interrupt():
+        with no_interrupt():
             self._process.start()
         theirs.close()
         self._memory: SharedMemory | None = None
@@ -169,7 +169,7 @@ class EngineProcess:
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
+def no_interrupt() -> Iterator[None]:
     """Ctrl-C is for the window to handle: a process started in here never sees it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

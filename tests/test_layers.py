@@ -18,8 +18,19 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
     "diffusers": {"engine/text_ltx2.py", "engine/instruction.py"},
     "pygame": {
         f"explorer/{name}.py"
-        for name in ("window", "gamepad", "cockpit", "display", "gallery", "hud", "paint", "preview")
-    },
+        for name in (
+            "window",
+            "gamepad",
+            "cockpit",
+            "display",
+            "gallery",
+            "hud",
+            "paint",
+            "preview",
+            "startup",
+        )
+    }
+    | {f"explorer/kiosk/{name}.py" for name in ("window", "show", "screens", "cards", "board")},
     "moderngl": {"explorer/display.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py", "explorer/splice.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,23 @@ def test_a_spectator_watches_and_waits(tab: Opener) -> None:
         until(lambda: plain.state.pose.t[2] > 0.5)
         other.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         until(lambda: plain.hands.steering.controls.idle)
+
+
+@pytest.mark.browser
+def test_where_nobody_may_fly_nothing_invites_to(tab: Opener) -> None:
+    """A station's phones: they see the world, and no button that would do nothing."""
+    with flying() as plain:
+        assert plain.broadcast is not None
+        plain.broadcast.config = replace(plain.broadcast.config, pilots=False)
+        plain.broadcast.hello = replace(plain.broadcast.hello, pilots=False)
+        phone = tab(plain, PHONE, phone=True)
+        phone.until(CONNECTED)
+        for button in ("#fly", "#open-scenes", "#open-help", ".gears"):
+            phone.until(
+                f"!document.querySelector('{button}').checkVisibility({{ visibilityProperty: true }})"
+            )
+        assert phone.js("document.getElementById('status').innerText").strip() == "Watching"
+        assert phone.shot("phone-station")[200:600].std() > 5
 
 
 @pytest.mark.browser

@@ -169,6 +169,7 @@ function render() {
   const busy = open && !pilot && Boolean(status?.piloted);
   body.dataset.role = pilot ? "pilot" : "spectator";
   body.dataset.busy = busy ? "yes" : "no";
+  body.dataset.pilots = greeting?.pilots === false ? "no" : "yes";
   hands.active = pilot;
   $("status").lastElementChild.textContent = sentence(open, pilot, busy);
   $("people").textContent = status?.viewers ?? 1;
@@ -191,11 +192,12 @@ function sentence(open, pilot, busy) {
   if (!open) return body.dataset.link === "lost" ? "Not connected" : "Connecting";
   if (status?.state === "loading") return "Loading the scene";
   if (pilot) return "You are flying";
-  return busy ? "Watching" : "Nobody is flying";
+  return busy || greeting?.pilots === false ? "Watching" : "Nobody is flying";
 }
 
 function fillScenes() {
-  $("open-scenes").hidden = !greeting.scenes.length;
+  $("open-scenes").hidden = !greeting.scenes.length || greeting.pilots === false;
+  $("open-help").hidden = greeting.pilots === false;
   $("grid").replaceChildren(...greeting.scenes.map((scene, number) => {
     const picture = Object.assign(new Image(), { src: `/scene/${number}.jpg`, alt: "", loading: "lazy" });
     const title = Object.assign(document.createElement("span"), { textContent: scene.title });
