@@ -28,7 +28,7 @@ class Pacer:
         self._queue: deque[Shown] = deque()
         self.end = 0.0  # when the last frame's time is over
         self.late = 0.0  # seconds that the newest chunk came too late
-        self._held: float | None = None  # since when nothing is shown
+        self._held = False
 
     def add(self, frames: tuple[Frame, ...], *, input: int, seconds: float, now: float) -> float:
         """Queue a chunk that took `seconds` to make. Returns when the time of its last frame is over."""
@@ -43,22 +43,27 @@ class Pacer:
     def due(self, now: float) -> list[Shown]:
         """Frames whose time has come since the last call, oldest first: the last one is to be shown."""
         out: list[Shown] = []
-        if self._held is not None:
+        if self._held:
             return out
         while self._queue and self._queue[0].due <= now:
             out.append(self._queue.popleft())
         return out
 
-    def hold(self, now: float) -> None:
+    def hold(self) -> None:
         """Show nothing further until `go`."""
-        self._held = now if self._held is None else self._held
+        self._held = True
 
     def go(self, now: float) -> None:
-        """Go on where `hold` stopped."""
-        if self._held is not None:
-            pause, self._held = now - self._held, None
-            self._queue = deque(replace(shown, due=shown.due + pause) for shown in self._queue)
-            self.end += pause if self.end else 0.0
+        """Go on with the frame at which `hold` stopped."""
+        if self._held and self._queue and (late := now - self._queue[0].due) > 0:
+            self._queue = deque(replace(shown, due=shown.due + late) for shown in self._queue)
+            self.end += late
+        self._held = False
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are not shown yet."""
+        return len(self._queue)
 
     def one(self) -> Shown | None:
         """The next frame, held or not; None where none waits."""
