@@ -12,6 +12,7 @@ import pygame
 from engine.camera import Pose
 from explorer import hud
 from explorer.assets import Scene
+from explorer.deck import Deck
 from explorer.display import Display
 from explorer.gallery import GalleryPainter, Grid
 from explorer.paint import ALERT, Brush
@@ -50,6 +51,7 @@ class Cockpit:
         self.show_help, self.show_figures = False, True
         self.recorder: Recorder | None = None
         self._toast = Toast("", 0.0)
+        self.deck = Deck(window, session, self.display, tell=self._tell)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
         self._figures_at = 0.0
@@ -70,6 +72,7 @@ class Cockpit:
 
     def close(self) -> None:
         """Finish the recording and say how it went; the rest belongs to others."""
+        self.deck.close()
         if self.recorder is not None:
             self._stop_recording()
         stats = self.session.stats
@@ -98,6 +101,8 @@ class Cockpit:
         self.display.draw()
 
     def _act(self, action: Action, now: float) -> None:
+        if not self.choosing and self.deck.act(action, now):
+            return
         common: dict[str, Callable[[], None]] = {
             "quit": self._quit,
             "resized": self._resized,
@@ -175,9 +180,14 @@ class Cockpit:
             self._point(x, y)
             self._begin(self.scenes[self.grid.chosen])
 
+    def _tell(self, words: str) -> None:
+        self.say(words)
+        self._toast = Toast(words, time.perf_counter() + TOAST_SECONDS)
+
     def _begin(self, scene: Scene) -> None:
         """Show the picture at once, and ask for the flight."""
         self.choosing = False
+        self.deck.leave()
         self._begun = time.perf_counter()
         self.window.fresh_hands()
         self._drop("gallery")
@@ -194,12 +204,15 @@ class Cockpit:
     def _gallery(self) -> None:
         if len(self.scenes) > 1:
             self.choosing = True
+            self.deck.leave()
             self.window.grab(False)
             pygame.display.set_caption("World Explorer")
 
     def _restart(self) -> None:
         if self.session.stage == "failed":
             self.session.restart()
+        elif self.deck.home():
+            return
         if self.session.scene is not None:
             self._begin(self.session.scene)
 
@@ -253,6 +266,7 @@ class Cockpit:
             self._draw_progress(now)
         else:
             self.display.drop("progress")
+        self.deck.refresh(self.brush, now, left=self.brush.px(GAP + hud.WIDTH) if self.show_figures else 0)
         self._draw_hint(now)
         self._draw_recording()
         if now - self._figures_at >= FIGURES_EVERY:
@@ -271,7 +285,7 @@ class Cockpit:
     def _draw_hint(self, now: float) -> None:
         """How to fly, at the beginning of a flight."""
         since = self.session.stats.first_frame_at
-        if since is None or now - since > HINT_SECONDS:
+        if since is None or now - since > HINT_SECONDS or self.deck.busy:
             self._drop("hint")
             return
         if self._changed("hint", self.brush):
@@ -312,6 +326,11 @@ class Cockpit:
                 speed=self.window.hands.speed,
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,
+                recoveries=self.session.recoveries,
+                drift=stats.drift,
+                moments=self.session.history.spool.count,
+                memory=self.session.history.spool.in_memory,
+                disk=self.session.history.spool.on_disk,
             ),
         )
         top = self.window.size[1] - card.get_height() - self.brush.px(GAP)

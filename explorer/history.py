@@ -48,7 +48,7 @@ class History:
                 pose=scene.pose,
                 intrinsics=scene.intrinsics,
                 index=past.index,
-                world=past.world,
+                world=str(past.record.get("world")),
             )
             self.reel.add(0, [shown])
 

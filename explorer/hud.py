@@ -9,9 +9,11 @@ import pygame
 
 from engine.camera import Pose
 from explorer.controls import SPEED_MAX, SPEED_MIN
+from explorer.drift import Drift
 from explorer.paint import ACCENT, ALERT, INK, QUIET, Brush, Color, premultiplied
 from explorer.pilot import angles
 
+WIDTH = 268  # of the figures, at a window 800 pixels high
 HELP = (
     ("W A S D", "fly forward, left, back, right"),
     ("Space  C", "up, down"),
@@ -19,7 +21,13 @@ HELP = (
     ("Arrows", "turn and look up or down"),
     ("Q  E", "roll"),
     ("Wheel", "speed"),
-    ("R   N", "start this scene again, choose another"),
+    ("Backspace", "hold to go back in time, let go to fly on from there"),
+    ("B   1 … 9", "bookmark, return to it"),
+    ("J   L", "other branch, show the timeline"),
+    ("P   .", "pause, one frame"),
+    ("T   F6", "other words, another dream"),
+    ("R   N", "back to the beginning, choose another scene"),
+    ("F5", "save this world"),
     ("F9   F12", "record, take a picture"),
     ("Tab   F11", "figures, full screen"),
     ("Esc  Esc", "leave"),
@@ -40,13 +48,18 @@ class Figures:
     speed: float  # m/s
     resting: bool = False
     discarded: int = 0
+    recoveries: int = 0  # of the engine
+    drift: Drift | None = None  # from the first picture
+    moments: int = 0  # that one can return to
+    memory: int = 0  # bytes of their states
+    disk: int = 0
 
 
 def figures(brush: Brush, f: Figures) -> pygame.Surface:
     """The panel at the lower left: speed large, then the figures in two columns."""
     pad, line = brush.px(18), brush.px(25)
     rows = _rows(f)
-    width = brush.px(268)
+    width = brush.px(WIDTH)
     top = brush.px(92)
     card = brush.card(width, top + line * len(rows) + brush.px(12))
     number = brush.text(f"{f.speed:.1f}" if f.speed < 10 else f"{f.speed:.0f}", size="large")
@@ -75,9 +88,19 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
         ("Position", f"{x:.1f}  {-y:.1f}  {z:.1f} m", INK),
         ("Heading", f"{yaw % 360:.0f}°  pitch {pitch:.0f}°  roll {roll:.0f}°", INK),
     ]
+    if f.drift is not None:
+        rows.append(("Drift", f"detail {f.drift.detail:.0%}  color {f.drift.color:.0%}", INK))
+    if f.moments:
+        rows.append(("Moments", f"{f.moments}  {_size(f.memory)} + {_size(f.disk)} disk", INK))
+    if f.recoveries:
+        rows.append(("Engine", f"{f.recoveries} recover{'y' if f.recoveries == 1 else 'ies'}", ALERT))
     if f.discarded:
         rows.append(("Discarded", f"{f.discarded} chunks", ALERT))
     return rows
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _speed_bar(brush: Brush, card: pygame.Surface, speed: float, *, top: int, left: int, width: int) -> None:

@@ -99,6 +99,11 @@ class Session:
     def pause(self, on: bool, *, now: float) -> None:
         """Stand still, pictures and engine alike, or go on."""
         self.paused, self._singles, self._asked = on, 0, False
+        self.still(on, now=now)
+
+    def still(self, on: bool, *, now: float) -> None:
+        """The same for a while, as when rewinding; what `pause` said holds after it."""
+        on = on or self.paused
         self.engine.pause(on)
         if self._pacer is not None:
             if on:

@@ -22,6 +22,15 @@ ACTIONS = {
     pygame.K_TAB: "figures",
     pygame.K_n: "gallery",
     pygame.K_r: "restart",
+    pygame.K_BACKSPACE: "rewind",
+    pygame.K_b: "mark",
+    pygame.K_j: "branch",
+    pygame.K_l: "timeline",
+    pygame.K_p: "pause",
+    pygame.K_PERIOD: "single",
+    pygame.K_t: "words",
+    pygame.K_F5: "save",
+    pygame.K_F6: "seed",
     pygame.K_F9: "record",
     pygame.K_F12: "screenshot",
     pygame.K_F11: "fullscreen",
@@ -53,6 +62,7 @@ class Action:
     name: str
     x: int = 0
     y: int = 0
+    text: str = ""  # typed
 
 
 def require_display() -> None:
@@ -80,6 +90,7 @@ class Window:
         pygame.display.set_caption(title)
         self.hands = Hands(speed=speed)
         self.grabbed = False
+        self.typing = False  # keys are letters, not commands
         self._pads: dict[int, controller.Controller] = {}
         controller.init()
         pygame.key.set_repeat()
@@ -100,15 +111,24 @@ class Window:
         return actions
 
     def _key_down(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        if self.typing:
+            typed = ACTIONS.get(event.key, "")
+            return Action(typed) if typed in ("rewind", "accept", "escape", "fullscreen") else None
         if flying:
             self.hands = self.hands.press(pygame.key.name(event.key), now=now)
+        if pygame.K_1 <= event.key <= pygame.K_9:
+            return Action("return", event.key - pygame.K_0)
         if event.key == pygame.K_SPACE and not flying:
             return Action("accept")
         name = ACTIONS.get(event.key)
         return Action(name) if name else None
 
-    def _key_up(self, event: pygame.event.Event, flying: bool, now: float) -> None:
+    def _key_up(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         self.hands = self.hands.release(pygame.key.name(event.key), now=now)
+        return Action("release") if ACTIONS.get(event.key) == "rewind" else None
+
+    def _text(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        return Action("text", text=event.text) if self.typing else None
 
     def _motion(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         if self.grabbed:
@@ -132,9 +152,10 @@ class Window:
             self.hands = self.hands.wheel(1 if name == "up" else -1, now=now)
         return Action(name) if name else None
 
-    def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> None:
+    def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> Action:
         self.hands = self.hands.let_go(now=now)
         self.grab(False)
+        return Action("release")
 
     def _plug(self, event: pygame.event.Event, flying: bool, now: float) -> None:
         if controller.is_controller(event.device_index):
@@ -182,6 +203,7 @@ class Window:
         pygame.VIDEORESIZE: lambda self, event, flying, now: Action("resized"),
         pygame.KEYDOWN: _key_down,
         pygame.KEYUP: _key_up,
+        pygame.TEXTINPUT: _text,
         pygame.MOUSEMOTION: _motion,
         pygame.MOUSEBUTTONDOWN: _click,
         pygame.MOUSEWHEEL: _wheel,

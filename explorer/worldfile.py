@@ -34,7 +34,7 @@ class Past:
     """What was before a flight was opened, and belongs to it when it is saved again."""
 
     path: Path  # of the state
-    world: str  # the model
+    record: Mapping[str, Any]  # says which model and weights
     index: int  # of the last frame
     picture: Pixels  # [Y, X, 3] the first one
     trajectory: Rows  # [n, 7] poses of all frames so far
@@ -87,7 +87,7 @@ def open_world(path: Path) -> Scene:
         raise ValueError(f"{path} cannot be opened: {error}") from None
     past = Past(
         path=path.resolve(),
-        world=str(record.get("world")),
+        record=record,
         index=len(trajectory) - 1,
         picture=picture,
         trajectory=trajectory,

@@ -16,7 +16,10 @@ MAY_IMPORT = {"explorer": {"explorer", "engine"}, "engine": {"engine", "kernels"
 AT_HOME = {  # heavy library -> the files that may import it anywhere, and at module level
     "transformers": {"engine/text.py"},
     "diffusers": set[str](),
-    "pygame": {f"explorer/{name}.py" for name in ("window", "cockpit", "display", "gallery", "hud", "paint")},
+    "pygame": {
+        f"explorer/{name}.py"
+        for name in ("window", "cockpit", "display", "gallery", "hud", "paint", "strip", "wording")
+    },
     "moderngl": {"explorer/display.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},

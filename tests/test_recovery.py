@@ -65,7 +65,7 @@ def test_a_killed_engine_loses_at_most_one_chunk(session: Session, assets: Path)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         shown = run(session, W, lambda _: session.stage == "recovering")
-        shown += run(session, W, lambda _, n=len(line): moments(session) > n + 2)
+        shown += run(session, W, lambda _, line=line: moments(session) > len(line) + 2)
         assert session.history.timeline.line()[: len(line)] == line
         jumps = np.diff([s.frame.index for s in shown])
         assert jumps.min() >= 1 - 8  # no more than one chunk is shown twice
@@ -155,7 +155,8 @@ def test_rewind_branch_save_open(session: Session, assets: Path, tmp_path: Path)
 def test_pause_stands_still_and_steps_one_by_one(session: Session, assets: Path) -> None:
     fly(session, assets, 2)
     session.pause(True, now=time.perf_counter())
-    shown = run(session, W, lambda _, until=time.perf_counter() + 1.2: time.perf_counter() > until)
+    until = time.perf_counter() + 1.2
+    shown = run(session, W, lambda _: time.perf_counter() > until)
     assert not shown
     indices = []
     for _ in range(20):
