@@ -22,10 +22,11 @@ from explorer.history import History
 from explorer.messages import Failed, Kept, Progress, Ready, Refused, Resting
 from explorer.pacer import Pacer, Shown
 from explorer.spool import DISK, MEMORY
-from explorer.worker import Chunk, EngineProcess
+from explorer.worker import PATIENCE, Chunk, EngineProcess
 
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "recovering", "failed"]
 FALLS = 5  # engines in a row that do not generate a chunk
+SLOWER = 8.0  # times a usual chunk that one may take before the engine is believed to hang
 ASLEEP = 1.0  # seconds between two ticks: longer, and it was the window that slept
 
 
@@ -61,6 +62,7 @@ class Session:
         self._falls = 0  # engines lost since the last chunk
         self._singles, self._asked = 0, False  # frames asked for one by one, and whether of the engine
         self._last_tick = self._awake = 0.0
+        self._patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
 
     def restart(self) -> None:
         """A new engine process after a failure; the scene is flown from its beginning."""
@@ -150,8 +152,9 @@ class Session:
         if now - self._last_tick > ASLEEP:
             self._awake = now
         self._last_tick = now
-        longest = max(self.stats.chunk_seconds, default=0.0)
-        if self.stage != "failed" and self.engine.hangs(now, since=self._awake, chunk=longest):
+        patience = max(self._patience, SLOWER * max(self.stats.chunk_seconds, default=0.0))
+        if self.stage != "failed" and self.engine.hangs(now, since=self._awake, patience=patience):
+            self._patience *= 2  # should this machine only be busy, the next engine gets more time
             self._fall("the engine no longer answers")
 
     def _take(self, event: object, now: float) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pygame
 
+from engine.config import FPS
 from explorer.paint import ACCENT, INK, QUIET, Brush, premultiplied
 from explorer.recorder import pick_evenly
 from explorer.reel import Reel
@@ -64,8 +65,11 @@ def _picture(brush: Brush, card: pygame.Surface, box: pygame.Rect, reel: Reel, i
 def _badges(
     brush: Brush, card: pygame.Surface, left: int, before: int | None, id: int, timeline: Timeline
 ) -> None:
-    """Above a picture: the number of its bookmark, and a fork where other branches left since the picture before."""
+    """Above a picture: its time, the number of its bookmark, a fork where other branches left since the one before."""
     x, middle = left, brush.px(TOP) // 2
+    seconds = timeline.moments[id].index // FPS
+    clock = brush.text(f"{seconds // 60}:{seconds % 60:02d}", size="small", color=QUIET)
+    card.blit(clock, (left + brush.px(WIDTH) - clock.get_width(), middle - clock.get_height() // 2))
     for key, at in timeline.marks.items():
         if at == id:
             number = brush.text(str(key), size="small", color=ACCENT)

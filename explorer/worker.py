@@ -39,7 +39,6 @@ from explorer.messages import (
 
 NICE = 5  # the window answers first
 PATIENCE = 4.0  # seconds without a sign of life, or of work on one chunk, after which the engine hangs
-LONGEST = 8.0  # chunks: slower machines get that many times what a chunk takes them
 LOADING = 120.0  # seconds without a sign of life while the model is loaded
 
 
@@ -153,15 +152,14 @@ class EngineProcess:
         """One chunk, though paused."""
         self._say(Once())
 
-    def hangs(self, now: float, *, since: float = 0.0, chunk: float = 0.0) -> bool:
-        """Whether the process lives but does nothing.
+    def hangs(self, now: float, *, since: float = 0.0, patience: float = PATIENCE) -> bool:
+        """Whether the process lives but has done nothing for `patience` seconds.
 
-        since: perf_counter seconds before which silence does not count.  chunk: seconds that a chunk takes here.
+        since: perf_counter seconds before which silence does not count.
         """
         beat, work = self._pulse
         if self.spec is None:
             return now - max(beat, since) > LOADING
-        patience = max(PATIENCE, LONGEST * chunk)
         return now - max(beat, since) > patience or bool(work and now - max(work, since) > patience)
 
     def kill(self) -> None:

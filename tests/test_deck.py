@@ -1,0 +1,121 @@
+"""Time in the hands of the pilot: a real window, real keys, a real engine of tiny random weights."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from explorer.worldfile import open_world
+from tests.test_window import grab, needs_screen, wait
+from tests.tiny import screen, tiny_assets
+
+
+@needs_screen
+@pytest.mark.window
+def test_rewind_branch_save_open(tmp_path: Path) -> None:
+    assets = tiny_assets(tmp_path / "assets", scenes=1)
+    with screen() as env:
+        env |= {"WORLD_EXPLORER_ASSETS": str(assets), "PYTHONPATH": str(Path(__file__).parent.parent)}
+        env |= {"HOME": str(tmp_path)}
+        (tmp_path / "Pictures").mkdir()
+        said = tmp_path / "said"
+        key = lambda *words: subprocess.run(["xdotool", *words], check=True, env=env)
+
+        def start(*more: str) -> subprocess.Popen[bytes]:
+            command = [
+                sys.executable,
+                "-m",
+                "explorer.app",
+                "fly",
+                *more,
+                "--threads",
+                "1",
+                "--device",
+                "cpu",
+            ]
+            with said.open("w") as err:
+                return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=err)
+
+        def saved() -> list[Path]:
+            return sorted((tmp_path / "Pictures").rglob("*.world"), key=lambda p: p.stat().st_mtime)
+
+        def save(count: int) -> Path:
+            key("key", "F5")
+            wait(lambda: len(saved()) == count, f"{count} worlds were not saved")
+            return saved()[-1]
+
+        def bookmark() -> bool:
+            key("key", "b")
+            return "Bookmark 1" in said.read_text()
+
+        program = start()
+        try:
+            wait(bookmark, "the flight did not begin")
+            key("keydown", "w")
+            far = save(1)
+            while len(open_world(far).past.trajectory) < 25:  # type: ignore[union-attr]
+                far = save(len(saved()) + 1)
+            key("keyup", "w")
+            key("keydown", "BackSpace")
+            key("sleep", "0.8")
+            key("keyup", "BackSpace")
+            key("keydown", "d")
+            key("sleep", "0.8")
+            branch = save(len(saved()) + 1)
+            key("key", "p", "keyup", "d")
+            program.send_signal(signal.SIGINT)
+            assert program.wait(20) == 130, said.read_text()
+        finally:
+            program.kill()
+
+        one, two = (open_world(path).past for path in (far, branch))
+        assert one is not None
+        assert two is not None
+        same = (one.trajectory[: two.index + 1] == two.trajectory[: one.index + 1]).all(axis=1)
+        fork = int(np.argmin(same)) if not same.all() else len(same)
+        assert 0 < fork <= one.index  # it went back behind the first, and shares its beginning
+        assert same[:fork].all()
+
+        program = start(str(branch))
+        try:
+            shown = open_world(branch).rgb.astype(int)
+            places = [(y, x) for y in (20, 60) for x in (40, 120, 200)]  # away from the panels
+
+            def opened() -> bool:
+                picture = grab(env, tmp_path / "screen.png")[..., ::-1].astype(int)
+                return all(np.abs(picture[5 * y, 5 * x] - shown[y, x]).max() < 60 for y, x in places)
+
+            wait(opened, "the saved world did not appear")
+            program.send_signal(signal.SIGINT)
+            assert program.wait(20) == 130, said.read_text()
+        finally:
+            program.kill()
+
+
+def fly(*arguments: str, assets: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "explorer.app", "fly", *arguments],
+        env={
+            "WORLD_EXPLORER_ASSETS": str(assets),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PATH": "",
+        },
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_file_that_is_no_world_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    assets = tiny_assets(tmp_path / "assets", scenes=1)
+    (tmp_path / "bad.world").write_bytes(b"no safetensors")
+    out = fly("bad.world", assets=assets, cwd=tmp_path)
+    assert out.returncode == 2
+    assert "bad.world is not a whole flight" in out.stderr
+    assert "Traceback" not in out.stderr
