@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +124,9 @@ class Session:
 
     def reword(self, words: tuple[int, ...] | None) -> None:
         """Other words for the world from the next chunk on."""
-        self.engine.reword(words)
+        if self.scene is not None:
+            self.scene = replace(self.scene, words=words)
+            self.engine.reword(words)
 
     def save(self, path: Path) -> Future[int]:
         """Write the flight as it is here into a .world file. Raises ValueError, here or in the future."""
@@ -198,9 +201,8 @@ class Session:
             self.stage, self.note = "failed", why
             return
         if line:
-            again = (
-                self.stage == "recovering" and self.engine.spec is not None
-            )  # it began, but got no further
+            # It began there, but got no further: that state may be why.
+            again = self.stage == "recovering" and self.engine.spec is not None
             here = line[-2] if again and len(line) > 1 else line[-1]
             history.go(here)
             assert self._pacer is not None
