@@ -63,7 +63,7 @@ class Session:
         self._falls = 0  # engines lost since the last chunk
         self._singles, self._asked = 0, False  # frames asked for one by one, and whether of the engine
         self._last_tick = self._awake = 0.0
-        self._patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
+        self.patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
 
     def restart(self) -> None:
         """A new engine process after a failure; the scene is flown from its beginning."""
@@ -155,9 +155,9 @@ class Session:
         if now - self._last_tick > ASLEEP:
             self._awake = now
         self._last_tick = now
-        patience = max(self._patience, SLOWER * max(self.stats.chunk_seconds, default=0.0))
+        patience = max(self.patience, SLOWER * max(self.stats.chunk_seconds, default=0.0))
         if self.stage != "failed" and self.engine.hangs(now, since=self._awake, patience=patience):
-            self._patience *= 2  # should this machine only be busy, the next engine gets more time
+            self.patience *= 2  # should this machine only be busy, the next engine gets more time
             self._fall("the engine no longer answers")
 
     def _take(self, event: object, now: float) -> None:

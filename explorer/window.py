@@ -45,6 +45,7 @@ ACTIONS = {
 BUTTONS = {
     pygame.CONTROLLER_BUTTON_A: "accept",
     pygame.CONTROLLER_BUTTON_B: "gallery",
+    pygame.CONTROLLER_BUTTON_X: "rewind",
     pygame.CONTROLLER_BUTTON_Y: "restart",
     pygame.CONTROLLER_BUTTON_START: "help",
     pygame.CONTROLLER_BUTTON_BACK: "figures",
@@ -152,6 +153,9 @@ class Window:
             self.hands = self.hands.wheel(1 if name == "up" else -1, now=now)
         return Action(name) if name else None
 
+    def _button_up(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        return Action("release") if BUTTONS.get(event.button) == "rewind" else None
+
     def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> Action:
         self.hands = self.hands.let_go(now=now)
         self.grab(False)
@@ -208,6 +212,7 @@ class Window:
         pygame.MOUSEBUTTONDOWN: _click,
         pygame.MOUSEWHEEL: _wheel,
         pygame.CONTROLLERBUTTONDOWN: _button,
+        pygame.CONTROLLERBUTTONUP: _button_up,
         pygame.WINDOWFOCUSLOST: _focus_lost,
         pygame.CONTROLLERDEVICEADDED: _plug,
         pygame.CONTROLLERDEVICEREMOVED: _unplug,
