@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from engine.config import CodecConfig, ModelConfig, from_record
 
@@ -136,11 +137,22 @@ def read_config(path: Path, *, kind: str) -> dict[str, Any]:
     return _config(path, metadata)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as they are allocated. On the meta device `nn.init.normal_` would import torch's compiler: 2 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def build_stored(path: Path, module: Callable[[C], M], config: type[C], *, kind: str) -> M:
     """An empty module of the size that the file at `path` says, on the meta device: `load_module` fills it. ValueError."""
     record = read_config(path, kind=kind)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return module(from_record(config, record))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{path} has a config this program cannot build: {error}") from error

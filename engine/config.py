@@ -178,6 +178,9 @@ class WorldSpec:
     height: int
     fps: int
     chunk_frames: int  # pixel frames per chunk after the first
+    static: bool = (
+        True  # nothing moves by itself (water and clouds stand still): a camera at rest needs no frames
+    )
 
 
 WORLDS = {

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from engine.checkpoint import build_stored, load_module
 from engine.codec import Codec, load_codec
 from engine.conditioning import condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
+from engine.container import weights_hash
 from engine.frame import Frame
 from engine.generator import Generator
 from engine.memory import begin, insert
@@ -44,8 +46,10 @@ class Chunk:
 class Engine:
     """Holds weights and nothing of any flight: `start` and `step` are functions of their arguments."""
 
-    def __init__(self, spec: WorldSpec, *, model: WorldModel, codec: Codec) -> None:
+    def __init__(self, spec: WorldSpec, *, model: WorldModel, codec: Codec, weights: str = "") -> None:
+        """weights: a hash of the files that model and codec were read from."""
         self.spec = spec
+        self.weights = weights
         self.generator = Generator(model)
         self.codec = codec
         self.device = codec.mean.device
@@ -75,7 +79,7 @@ class Engine:
         codec = load_codec(assets / name / "codec.safetensors", dtype=dtype, device=where)
         on_step("loading the world model")
         model = load_world(assets / name / "world.safetensors", dtype=dtype, device=where)
-        engine = Engine(WORLDS[name], model=model, codec=codec)
+        engine = Engine(WORLDS[name], model=model, codec=codec, weights=weights_hash(assets / name))
         on_step("warming up")
         engine.warm_up()
         return engine
@@ -108,14 +112,10 @@ class Engine:
             grid=self.codec.config.grid,
             config=config,
         )
-        ids = torch.zeros(1, config.caption_tokens, dtype=torch.int64)
-        if words is not None:
-            ids[0, : len(words)] = torch.tensor(tuple(words))
+        ids = self._word_ids(words)
         with torch.inference_mode():
             still = self.codec.encode_picture(self._pixels(picture))
-        _, state = self.generator.start(
-            still, text=ids.to(self.device), cond=cond.to(self.device), seed=seed, anchor=anchor
-        )
+        _, state = self.generator.start(still, text=ids, cond=cond.to(self.device), seed=seed, anchor=anchor)
         if self.remembers:
             seen = torch.from_numpy(picture[None].copy()).to(self.device)
             rows = dict(pose=pose_tensor([pose])[0], intrinsics=_rows(intrinsics, 1)[0])
@@ -182,6 +182,31 @@ class Engine:
             timing["memory"] = times[1] - times[0] + time.perf_counter() - times[3]
         return Chunk(frames=frames, state=after, timing=timing)
 
+    def reworded(self, state: StreamState, words: Sequence[int] | None) -> StreamState:
+        """The same place under other words, from the next chunk on."""
+        with torch.inference_mode():
+            return replace(state, text=self.generator.model.embed_text(self._word_ids(words)))
+
+    def _word_ids(self, words: Sequence[int] | None) -> Tensor:
+        """[1, L] int64, 0 where nothing is said. Raises ValueError for words that this world does not have."""
+        config = self.generator.config
+        told = tuple(words or ())
+        if len(told) > config.caption_tokens or not all(0 <= word < config.words for word in told):
+            raise ValueError(
+                f"words {told}: {self.spec.name} takes {config.caption_tokens} below {config.words}"
+            )
+        ids = torch.zeros(1, config.caption_tokens, dtype=torch.int64)
+        ids[0, : len(told)] = torch.tensor(told, dtype=torch.int64)
+        return ids.to(self.device)
+
+    @cached_property
+    def pattern(self) -> StreamState:
+        """A state of this engine: what any other one looks like, by which saved ones are judged."""
+        spec = self.spec
+        lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
+        grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
+        return self.start(grey, pose=Pose(), intrinsics=lens).state
+
     def _recalled(self, state: StreamState, poses: Sequence[Pose], intrinsics: Intrinsics) -> Recalled | None:
         """What is remembered of the coming frames; None in a world that remembers nothing."""
         if not self.remembers:
@@ -201,11 +226,8 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run one chunk, so that the first real one is as fast as the rest."""
-        spec = self.spec
-        lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
-        grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
-        begun = self.start(grey, pose=Pose(), intrinsics=lens)
-        self.step(begun.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
+        lens = Intrinsics.from_fov(1.2, width=self.spec.width, height=self.spec.height)
+        self.step(self.pattern, [Pose()] * self.spec.chunk_frames, intrinsics=lens)
 
     def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
         """What a further attempt starts from, [1, C, F, h, w]; like the first decided by seed and chunk."""

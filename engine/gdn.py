@@ -115,7 +115,7 @@ class GDN(Mixer):
     @torch.no_grad()
     def reset(self) -> None:
         """Heads that forget from slowly to fast (half a thousand frames to four), and convolutions that do nothing."""
-        rate = torch.logspace(math.log10(1 / 512), math.log10(1 / 4), self.config.heads)
+        rate = torch.logspace(math.log10(1 / 512), math.log10(1 / 4), self.config.heads, device="cpu")
         self.A_log.copy_(rate.log())
         self.dt_bias.fill_(math.log(math.e - 1))  # softplus of it is 1
         nn.init.normal_(self.gate_proj.weight, std=0.02)

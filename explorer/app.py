@@ -25,6 +25,7 @@ World Explorer turns one picture into a place you fly through.
 Try first:
   explorer fly                    choose a scene and fly
   explorer fly photo.jpg          fly into a photograph of yours
+  explorer fly my.world           go on with a flight saved by F5
   explorer serve                  fly in a browser, others may watch
   explorer kiosk --example        a demo station that runs by itself: its settings, to begin with
   explorer fly --path w-48,dw-32,w-80 --out flight.mp4

@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
 from engine.picture import load_picture, prepare_picture
+
+if TYPE_CHECKING:
+    from explorer.worldfile import Past
 
 
 def assets_folder() -> Path:
@@ -36,6 +39,7 @@ class Scene:
     pose: Pose = field(default_factory=Pose)
     words: tuple[int, ...] | None = None  # None: the null word in every slot
     seed: int = 0
+    past: Past | None = None  # of an opened .world file: the flight goes on from there
 
     def picture(self, width: int, height: int) -> tuple[NDArray[np.uint8], Intrinsics]:
         """The first picture at a world's size, and its intrinsics there."""

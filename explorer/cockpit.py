@@ -14,6 +14,7 @@ from engine.frame import Frame
 from explorer import hud
 from explorer.assets import Scene
 from explorer.bindings import labels
+from explorer.deck import Deck
 from explorer.display import Display
 from explorer.flightlog import Header
 from explorer.gallery import GalleryPainter, Grid
@@ -67,6 +68,7 @@ class Cockpit:
         self.recording: BackgroundRecording | None = None
         self._saving: list[BackgroundRecording] = []  # stopped, and not yet wholly on the disk
         self._toast = Toast("", 0.0)
+        self.deck = Deck(window, session, self.display, tell=self._tell)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
         self._steps = Steps()  # of start-up
@@ -89,6 +91,7 @@ class Cockpit:
 
     def close(self) -> None:
         """Finish the recording and say how it went; the rest belongs to others."""
+        self.deck.close()
         if self.recording is not None:
             self._stop_recording()
         if any(not recording.finished for recording in self._saving):
@@ -121,6 +124,8 @@ class Cockpit:
         self._saved()
 
     def _act(self, action: Action, now: float) -> None:
+        if not self.choosing and self.deck.act(action, now):
+            return
         common: dict[str, Callable[[], None]] = {
             "quit": self._quit,
             "resized": self._resized,
@@ -203,6 +208,7 @@ class Cockpit:
     def _begin(self, scene: Scene) -> None:
         """Show the picture at once, and ask for the flight."""
         self.choosing = False
+        self.deck.leave()
         self._begun = time.perf_counter()
         self._steps = Steps()
         if first_time("flight"):
@@ -224,12 +230,15 @@ class Cockpit:
     def _gallery(self) -> None:
         if len(self.scenes) > 1:
             self.choosing = True
+            self.deck.leave()
             self.window.grab(False)
             pygame.display.set_caption("World Explorer")
 
     def _restart(self) -> None:
         if self.session.stage == "failed":
             self.session.restart()
+        elif self.deck.home():
+            return
         if self.session.scene is not None:
             self._begin(self.session.scene)
 
@@ -327,6 +336,7 @@ class Cockpit:
             self.display.drop("progress")
         if 0.0 < self._help_until < now:
             self._toggle_help()
+        self.deck.refresh(self.brush, now, left=self.brush.px(GAP + hud.WIDTH) if self.show_figures else 0)
         self._draw_hint(now)
         self._draw_recording()
         if now - self._figures_at >= FIGURES_EVERY:
@@ -344,7 +354,7 @@ class Cockpit:
     def _draw_hint(self, now: float) -> None:
         """How to fly, at the beginning of a flight."""
         since = self.session.stats.first_frame_at
-        hidden = self.show_help or not self.window.settings.hud.hints
+        hidden = self.show_help or self.deck.busy or not self.window.settings.hud.hints
         if since is None or now - since > HINT_SECONDS or hidden:
             self._drop("hint")
             return
@@ -387,6 +397,11 @@ class Cockpit:
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,
                 refiner=self.session.refiner,
+                recoveries=self.session.recoveries,
+                drift=stats.drift,
+                moments=self.session.history.spool.count,
+                memory=self.session.history.spool.in_memory,
+                disk=self.session.history.spool.on_disk,
             ),
         )
         top = self.window.size[1] - card.get_height() - self.brush.px(GAP)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.config import WORLDS
+from engine.container import require_same_world, weights_hash
 from engine.setup import Refining, Setup
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
 from explorer.dialect import SANA_MOTION
+from explorer.worldfile import SUFFIX, open_world
 
 if TYPE_CHECKING:
     from explorer.recording import Films
@@ -32,7 +34,7 @@ class Fly:
     """
 
     image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None
-    """a photograph or painting to begin with (PNG, JPEG, WebP); without it: the gallery"""
+    """a photograph or painting to begin with (PNG, JPEG, WebP), or a saved .world; without it: the gallery"""
     model: Annotated[str, arg(metavar="NAME")] = "pocket"
     """the world model that dreams it"""
     prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
@@ -133,6 +135,8 @@ class Fly:
         """The picture asked for, else the gallery."""
         if self.image is None:
             scenes = load_gallery(assets / "gallery")
+        elif Path(self.image).suffix.lower() == SUFFIX:
+            return (self._saved(Path(self.image), assets),)
         else:
             scenes = (photograph(Path(self.image), fov=self.fov),)
         words = self._words()
@@ -140,6 +144,18 @@ class Fly:
             replace(scene, seed=self.seed or scene.seed, words=scene.words if words is None else words)
             for scene in scenes
         )
+
+    def _saved(self, path: Path, assets: Path) -> Scene:
+        """A flight that was saved goes on with its own words and seed."""
+        for flag, value in (("--prompt", self.prompt), ("--fov", self.fov), ("--seed", self.seed or None)):
+            if value is not None:
+                raise ValueError(f"{path} goes on as it was saved: leave out {flag}")
+        scene = open_world(path)
+        assert scene.past is not None
+        require_same_world(
+            path, scene.past.record, world=self.model, weights=weights_hash(assets / self.model)
+        )
+        return scene
 
     def _words(self) -> tuple[int, ...] | None:
         """Of pocket's vocabulary; sana-wm reads the prompt itself."""

@@ -7,7 +7,8 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -20,7 +21,24 @@ from numpy.typing import NDArray
 from engine.camera import Intrinsics, Pose
 from engine.setup import Refining, Setup
 from explorer.controls import Steering
-from explorer.messages import Begin, Failed, Frames, Progress, Ready, Refine, Resting, Stop, Taken
+from explorer.flight import Flight, lasting, open_flight, save_flight
+from explorer.messages import (
+    Begin,
+    Failed,
+    Frames,
+    Kept,
+    Once,
+    Pause,
+    Progress,
+    Ready,
+    Refine,
+    Refused,
+    Resting,
+    Resume,
+    Reword,
+    Stop,
+    Taken,
+)
 from explorer.pace import Pace
 from explorer.pilot import PilotState, at_rest, roll_forward
 
@@ -31,7 +49,8 @@ if TYPE_CHECKING:
 
 SLOTS = 2  # chunks in shared memory: one being copied out, one being written
 MARGIN = 0.06  # seconds: a chunk is meant to be ready this long before it is due
-REST = 2  # chunks without motion after which the engine rests
+REST = 2  # chunks without motion after which the engine rests, in a world where nothing moves by itself
+BEAT = 0.25  # seconds between signs of life
 
 
 class Inbox:
@@ -43,7 +62,10 @@ class Inbox:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._news = threading.Condition()
-        self._begin: Begin | None = None
+        self._begin: Begin | Resume | None = None
+        self._reword: Reword | None = None
+        self._paused = False
+        self._once = 0  # chunks asked for one by one
         self.steering = Steering()
         self.refining: Refining = "auto"
         self.free = deque(range(SLOTS))
@@ -67,48 +89,80 @@ class Inbox:
             case Taken(slot=slot, end=end):
                 self.free.append(slot)
                 self.end = end or self.end
-            case Begin():
-                self._begin = message
+            case Begin() | Resume():
+                self._begin, self._reword, self._once = message, None, 0
+            case Reword():
+                self._reword = message
+            case Pause(on=on):
+                self._paused = on
+            case Once():
+                self._once += 1
             case Refine(mode=mode):
                 self.refining = mode
             case Stop():
                 os._exit(0)
 
-    def take_begin(self) -> Begin | None:
+    def take_begin(self) -> Begin | Resume | None:
         with self._news:
             begin, self._begin = self._begin, None
             return begin
+
+    def take_reword(self) -> Reword | None:
+        with self._news:
+            reword, self._reword = self._reword, None
+            return reword
 
     def wait_begin(self) -> None:
         with self._news:
             self._news.wait_for(lambda: self._begin)
 
-    def wait_start(self, *, ahead: float) -> None:
-        """Until a chunk must be started to be ready `ahead` seconds from then, or another flight is asked for."""
+    def wait_start(self, *, ahead: float) -> bool:
+        """Until a chunk must be started to be ready `ahead` seconds from then; False: another flight is asked for."""
         with self._news:
             while self._begin is None:
                 left = self.end - ahead - time.perf_counter()
-                if self.free and left <= 0:
-                    return
-                self._news.wait(left if self.free else None)
+                if self._once:
+                    self._once -= 1
+                    return True
+                if left <= 0 and not self._paused:
+                    return True
+                self._news.wait(None if self._paused else left)
+            return False
 
-    def wait_steering(self, seen: Steering) -> None:
-        """Until somebody steers, or another flight is asked for."""
+    def wait_slot(self) -> None:
+        """Until there is room for a chunk, or another flight is asked for."""
         with self._news:
-            self._news.wait_for(lambda: self._begin or self.steering.input != seen.input)
+            self._news.wait_for(lambda: self.free or self._begin)
+
+    def called(self, seen: Steering) -> bool:
+        """Whether somebody has steered since, or wants something else of the engine."""
+        return bool(self._begin or self._reword or self._once or self.steering.input != seen.input)
+
+    def wait_called(self, seen: Steering) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self.called(seen))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flight:
-    """One flight between two chunks: a value, like the engine's own state inside it."""
+class Pulse:
+    """Signs of life, in memory that the window reads: a thread beats; beside it stands when the work in hand was begun."""
 
-    begin: Begin
-    state: StreamState
-    pilot: PilotState
-    used: Steering
-    index: int  # of the next frame
-    rested: int = 0  # chunks without motion
-    discarded: int = 0
+    def __init__(self, shared: MutableSequence[float]) -> None:
+        """shared: [2] perf_counter seconds: the last beat, and the beginning of the work in hand (0: none)."""
+        self._shared = shared
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        while True:
+            self._shared[0] = time.perf_counter()
+            time.sleep(BEAT)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self._shared[1] = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._shared[1] = 0.0
 
 
 @dataclass
@@ -119,6 +173,8 @@ class Host:
     pipe: Connection
     inbox: Inbox
     memory: SharedMemory
+    pulse: Pulse
+    spool: Path | None  # where states are kept after every chunk; None: nowhere
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # seconds of the last steps
     pace: Pace = field(default_factory=Pace)
 
@@ -129,30 +185,65 @@ class Host:
             while begin is not None:
                 begin = self._fly(begin)
 
-    def _fly(self, begin: Begin) -> Begin | None:
+    def _fly(self, begin: Begin | Resume) -> Begin | Resume | None:
         """Until the next flight is asked for."""
-        flight = self._start(begin)
+        flight = self._start(begin) if isinstance(begin, Begin) else self._resume(begin)
+        if flight is None:
+            return None
         while (then := self.inbox.take_begin()) is None:
-            self.inbox.wait_start(ahead=max(self.recent, default=0.5) + MARGIN)
-            if flight.rested >= REST and not self._called(flight):
+            if self._rests(flight):
                 self.pipe.send(Resting())
-                self.inbox.wait_steering(flight.used)
-            else:
-                flight = self._step(flight)
+                self.inbox.wait_called(flight.used)
+            elif self.inbox.wait_start(ahead=max(self.recent, default=0.5) + MARGIN):
+                flight = self._step(self._reworded(flight))
         return then
 
-    def _called(self, flight: Flight) -> bool:
-        return self.inbox.steering.input != flight.used.input
+    def _rests(self, flight: Flight) -> bool:
+        """Nothing is generated where nothing would change: nobody moves, in a world where nothing moves by itself."""
+        still = self.engine.spec.static and flight.rested >= REST
+        return still and not self.inbox.called(flight.used)
 
     def _start(self, begin: Begin) -> Flight:
         started = time.perf_counter()
-        chunk = self.engine.start(
-            begin.picture, pose=begin.pose, intrinsics=begin.intrinsics, words=begin.words, seed=begin.seed
+        with self.pulse.working():
+            chunk = self.engine.start(
+                begin.picture,
+                pose=begin.pose,
+                intrinsics=begin.intrinsics,
+                words=begin.words,
+                seed=begin.seed,
+            )
+        flight = Flight(
+            id=begin.flight,
+            intrinsics=begin.intrinsics,
+            state=chunk.state,
+            pilot=PilotState(begin.pose),
+            used=self.inbox.steering,
+            index=0,
         )
-        used = self.inbox.steering
-        flight = Flight(begin=begin, state=chunk.state, pilot=PilotState(begin.pose), used=used, index=0)
         self.inbox.end = 0.0
-        return self._send(flight, chunk, (begin.pose,), seconds=time.perf_counter() - started)
+        flight = self._send(flight, chunk, (begin.pose,), seconds=time.perf_counter() - started)
+        self._keep(flight)
+        return flight
+
+    def _resume(self, resume: Resume) -> Flight | None:
+        """None where the file is no good: that is said, and the engine waits for something else to do."""
+        try:
+            with self.pulse.working():
+                flight = open_flight(
+                    resume.path, lasting(self.engine), id=resume.flight, used=self.inbox.steering
+                )
+        except ValueError as error:
+            self.pipe.send(Refused(resume.flight, str(error)))
+            return None
+        self.inbox.end = 0.0
+        return flight
+
+    def _reworded(self, flight: Flight) -> Flight:
+        reword = self.inbox.take_reword()
+        if reword is None:
+            return flight
+        return replace(flight, state=lasting(self.engine).reworded(flight.state, reword.words), rested=0)
 
     def _step(self, flight: Flight) -> Flight:
         started = time.perf_counter()
@@ -163,7 +254,8 @@ class Host:
         if self.pace.mode != self.inbox.refining:
             self.pace = self.pace.chosen(self.inbox.refining)
         state = replace(flight.state, refining=self.pace.refining)
-        chunk, discarded = finite_step(self.engine, state, poses, intrinsics=flight.begin.intrinsics)
+        with self.pulse.working():
+            chunk, discarded = finite_step(self.engine, state, poses, intrinsics=flight.intrinsics)
         rested = flight.rested + 1 if at_rest(flight.pilot, pilot) else 0
         flight = replace(
             flight,
@@ -177,10 +269,26 @@ class Host:
         self.recent.append(seconds)
         if chunk.state.refiner is not None:
             self.pace = self.pace.after(chunk.timing, seconds=seconds, length=spec.chunk_frames / spec.fps)
-        return self._send(flight, chunk, poses, seconds=seconds)
+        flight = self._send(flight, chunk, poses, seconds=seconds)
+        self._keep(flight)
+        return flight
+
+    def _keep(self, flight: Flight) -> None:
+        """The state goes where the end of this process does not reach it. A full disk does not end the flight."""
+        if self.spool is None:
+            return
+        started = time.perf_counter()
+        path = self.spool / f"{flight.id}-{flight.index:09d}.world"
+        with self.pulse.working():
+            try:
+                size = save_flight(path, flight, lasting(self.engine))
+            except OSError:
+                size = 0
+        seconds = time.perf_counter() - started
+        self.pipe.send(Kept(flight=flight.id, index=flight.index - 1, path=path, size=size, seconds=seconds))
 
     def _send(self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], *, seconds: float) -> Flight:
-        self.inbox.wait_start(ahead=float("inf"))  # a free slot
+        self.inbox.wait_slot()
         if not self.inbox.free:
             return flight
         slot = self.inbox.free.popleft()
@@ -192,11 +300,11 @@ class Host:
         self.inbox.end = max(self.inbox.end, time.perf_counter()) + count / self.engine.spec.fps
         self.pipe.send(
             Frames(
-                flight=flight.begin.flight,
+                flight=flight.id,
                 slot=slot,
                 first=flight.index,
                 poses=poses,
-                intrinsics=flight.begin.intrinsics,
+                intrinsics=flight.intrinsics,
                 input=flight.used.input,
                 seconds=seconds,
                 timing=dict(chunk.timing),
@@ -234,8 +342,17 @@ def _shared(size: int) -> SharedMemory:
     return SharedMemory(create=True, size=size)
 
 
+def _keeps(engine: World) -> bool:
+    try:
+        lasting(engine)
+    except ValueError:
+        return False
+    return True
+
+
 def serve(
     pipe: Connection,
+    shared: MutableSequence[float],
     *,
     model: str,
     assets: Path,
@@ -243,9 +360,10 @@ def serve(
     threads: int | None,
     nice: int,
     setup: Setup | None = None,
+    spool: Path | None,
 ) -> None:
     """The engine process from its first line to its last."""
-    inbox = Inbox(pipe)
+    inbox, pulse = Inbox(pipe), Pulse(shared)
     inbox.refining = "auto" if setup is None else setup.refiner
     if hasattr(os, "nice"):
         os.nice(nice)
@@ -273,6 +391,6 @@ def serve(
                 memory=memory.name,
             )
         )
-        Host(engine, pipe, inbox, memory).run()
-    except (ValueError, RuntimeError, FloatingPointError, OSError, ImportError) as error:
+        Host(engine, pipe, inbox, memory, pulse, spool if _keeps(engine) else None).run()
+    except (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError, ImportError) as error:
         pipe.send(Failed(" ".join(str(error).split()) or type(error).__name__))

@@ -10,10 +10,12 @@ import pygame
 
 from engine.camera import Pose
 from explorer.controls import SPEED_MAX, SPEED_MIN
+from explorer.drift import Drift
 from explorer.paint import Brush, premultiplied
 from explorer.pilot import angles
 from explorer.theme import ACCENT, ALERT, INK, QUIET, Color
 
+WIDTH = 268  # of the figures, at a window 800 pixels high
 HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{forward} {left} {back} {right}", "fly forward, left, back, right"),
     ("{up}  {down}", "up, down"),
@@ -21,7 +23,13 @@ HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{turn_left} {turn_right} {look_up} {look_down}", "turn and look up or down"),
     ("{roll_left}  {roll_right}", "roll"),
     ("Wheel  {slower}  {faster}", "speed"),
-    ("{restart}   {gallery}", "start this scene again, choose another"),
+    ("{rewind}", "hold to go back in time, let go to fly on from there"),
+    ("{mark}   1 … 9", "bookmark, return to it"),
+    ("{branch}   {timeline}", "other branch, show the timeline"),
+    ("{pause}   {single}", "pause, one frame"),
+    ("{words}   {seed}", "other words, another dream"),
+    ("{restart}   {gallery}", "back to the beginning, choose another scene"),
+    ("{save}", "save this world"),
     ("{refiner}", "sharpen on or off (sana-wm)"),
     ("{record}   {screenshot}", "record, take a picture"),
     ("{figures}   {fullscreen}", "figures, full screen"),
@@ -45,13 +53,18 @@ class Figures:
     resting: bool = False
     discarded: int = 0
     refiner: str = ""  # what the second stage does; empty: there is none
+    recoveries: int = 0  # of the engine
+    drift: Drift | None = None  # from the first picture
+    moments: int = 0  # that one can return to
+    memory: int = 0  # bytes of their states
+    disk: int = 0
 
 
 def figures(brush: Brush, f: Figures) -> pygame.Surface:
     """The panel at the lower left: speed large, then the figures in two columns."""
     pad, line = brush.px(18), brush.px(25)
     rows = _rows(f)
-    width = brush.px(268)
+    width = brush.px(WIDTH)
     top = brush.px(92)
     card = brush.card(width, top + line * len(rows) + brush.px(12))
     number = brush.text(f"{f.speed:.1f}" if f.speed < 10 else f"{f.speed:.0f}", size="large")
@@ -82,9 +95,19 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
     ]
     if f.refiner:
         rows.append(("Refiner", f.refiner, INK))
+    if f.drift is not None:
+        rows.append(("Drift", f"detail {f.drift.detail:.0%}  color {f.drift.color:.0%}", INK))
+    if f.moments:
+        rows.append(("Moments", f"{f.moments}  {_size(f.memory)} + {_size(f.disk)} disk", INK))
+    if f.recoveries:
+        rows.append(("Engine", f"{f.recoveries} recover{'y' if f.recoveries == 1 else 'ies'}", ALERT))
     if f.discarded:
         rows.append(("Discarded", f"{f.discarded} chunks", ALERT))
     return rows
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _speed_bar(brush: Brush, card: pygame.Surface, speed: float, *, top: int, left: int, width: int) -> None:

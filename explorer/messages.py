@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,33 @@ class Begin:
     intrinsics: Intrinsics
     words: tuple[int, ...] | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """To the engine: forget the flight, go on from the state in this file."""
+
+    flight: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Reword:
+    """To the engine: other words for the world, from the next chunk on."""
+
+    words: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """To the engine: generate nothing, or go on."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """To the engine: one chunk, paused or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +103,25 @@ class Frames:
     seconds: float  # the whole step
     timing: dict[str, float] = field(default_factory=dict)  # its parts
     discarded: int = 0  # chunks thrown away so far because they were not finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """From the engine: the state after the chunk that ends with frame `index` lies in a file."""
+
+    flight: int
+    index: int
+    path: Path
+    size: int  # bytes; 0: there was no room, and `path` does not exist
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """From the engine: the state of this flight cannot be continued, and why in one sentence."""
+
+    flight: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

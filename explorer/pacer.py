@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.frame import Frame
 
@@ -28,6 +28,7 @@ class Pacer:
         self._queue: deque[Shown] = deque()
         self.end = 0.0  # when the last frame's time is over
         self.late = 0.0  # seconds that the newest chunk came too late
+        self._held = False
 
     def add(self, frames: tuple[Frame, ...], *, input: int, seconds: float, now: float) -> float:
         """Queue a chunk that took `seconds` to make. Returns when the time of its last frame is over."""
@@ -41,10 +42,36 @@ class Pacer:
 
     def due(self, now: float) -> list[Shown]:
         """Frames whose time has come since the last call, oldest first: the last one is to be shown."""
-        out = []
+        out: list[Shown] = []
+        if self._held:
+            return out
         while self._queue and self._queue[0].due <= now:
             out.append(self._queue.popleft())
         return out
+
+    def hold(self) -> None:
+        """Show nothing further until `go`."""
+        self._held = True
+
+    def go(self, now: float) -> None:
+        """Go on with the frame at which `hold` stopped."""
+        if self._held and self._queue and (late := now - self._queue[0].due) > 0:
+            self._queue = deque(replace(shown, due=shown.due + late) for shown in self._queue)
+            self.end += late
+        self._held = False
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are not shown yet."""
+        return len(self._queue)
+
+    def one(self) -> Shown | None:
+        """The next frame, held or not; None where none waits."""
+        return self._queue.popleft() if self._queue else None
+
+    def drop_after(self, index: int) -> None:
+        """Forget waiting frames beyond this index: they will be made again."""
+        self._queue = deque(shown for shown in self._queue if shown.frame.index <= index)
 
     def clear(self) -> None:
         """Forget what waits: another flight begins."""

@@ -15,8 +15,10 @@ from engine.camera import Pose
 from engine.config import FPS
 from engine.frame import Frame
 from explorer.assets import Scene, assets_folder
+from explorer.controls import Steering
 from explorer.dialect import POCKET_MOTION, Motion
 from explorer.export import require_empty
+from explorer.flight import lasting, open_flight
 from explorer.flightlog import Header
 from explorer.host import finite_step
 from explorer.path import load_path
@@ -25,6 +27,7 @@ from explorer.recording import Recording, Takes, disk_errors
 
 if TYPE_CHECKING:
     from engine.opening import World
+    from engine.state import StreamState
     from explorer.fly import Fly
 
 SHEET = 16  # pictures on a contact sheet
@@ -58,15 +61,32 @@ def _motion(fly: Fly) -> Motion:
 
 def frames_of(engine: World, flight: Plan) -> Iterator[Frame]:
     """Every frame of the film in order, the first picture first."""
-    spec, scene = engine.spec, flight.scene
-    picture, intrinsics = scene.picture(spec.width, spec.height)
-    chunk = engine.start(picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed)
-    yield from chunk.frames
+    spec = engine.spec
+    frame, state = _begun(engine, flight.scene)
+    yield frame
     for first in range(1, flight.frames, spec.chunk_frames):
         poses = list(flight.poses[first : first + spec.chunk_frames])
         poses += poses[-1:] * (spec.chunk_frames - len(poses))
-        chunk, _ = finite_step(engine, chunk.state, poses, intrinsics=intrinsics)
+        chunk, _ = finite_step(engine, state, poses, intrinsics=frame.intrinsics)
+        state = chunk.state
         yield from chunk.frames
+
+
+def _begun(engine: World, scene: Scene) -> tuple[Frame, StreamState]:
+    """The frame that the film begins with, and the state after it: a first picture, or where a .world was saved."""
+    if scene.past is not None:
+        saved = open_flight(scene.past.path, lasting(engine), id=0, used=Steering())
+        last = Frame(
+            pixels=scene.rgb,
+            pose=scene.pose,
+            intrinsics=saved.intrinsics,
+            index=saved.index - 1,
+            world=engine.spec.name,
+        )
+        return last, saved.state
+    picture, intrinsics = scene.picture(engine.spec.width, engine.spec.height)
+    chunk = engine.start(picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed)
+    return chunk.frames[0], chunk.state
 
 
 def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
@@ -92,7 +112,8 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
             engine = open_engine(fly, assets, lambda step: bar.update(task, description=step))
             bar.update(task, description="flying")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
-                _keep(frame, recording, kept, wanted=fly.contact_sheet is not None, total=flight.frames)
+                keep = fly.contact_sheet is not None and done - 1 in pick_evenly(flight.frames, SHEET)
+                _keep(frame, recording, kept if keep else None)
                 bar.update(task, completed=done)
         except KeyboardInterrupt:
             interrupted = True
@@ -124,11 +145,11 @@ def open_engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World
     )
 
 
-def _keep(frame: Frame, recording: Recording, kept: list[Picture], *, wanted: bool, total: int) -> None:
+def _keep(frame: Frame, recording: Recording, sheet: list[Picture] | None) -> None:
     with disk_errors(recording):
         recording.add(frame)
-    if wanted and frame.index in pick_evenly(total, SHEET):
-        kept.append(frame.pixels)
+    if sheet is not None:
+        sheet.append(frame.pixels)
 
 
 def _report(console: Console, fly: Fly, done: int, *, interrupted: bool) -> None:

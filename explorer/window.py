@@ -29,6 +29,13 @@ ACTIONS = {  # what is not for the settings to say
     pygame.K_UP: "up",
     pygame.K_DOWN: "down",
 }
+TYPING = {  # what keys do besides writing letters
+    pygame.K_BACKSPACE: "rewind",
+    pygame.K_RETURN: "accept",
+    pygame.K_KP_ENTER: "accept",
+    pygame.K_ESCAPE: "escape",
+    pygame.K_F11: "fullscreen",
+}
 BUTTONS = {  # in the gallery
     pygame.CONTROLLER_BUTTON_A: "accept",
     pygame.CONTROLLER_BUTTON_DPAD_LEFT: "left",
@@ -45,6 +52,7 @@ class Action:
     name: str
     x: int = 0
     y: int = 0
+    text: str = ""  # typed
 
 
 def require_display() -> None:
@@ -84,6 +92,7 @@ class Window:
         self._pad_hands = PadHands(self.settings.gamepad)
         self.hands = Hands(speed=speed, grip=grip(self.settings))
         self.grabbed = False
+        self.typing = False  # keys are letters, not commands
         self._pads: dict[int, controller.Controller] = {}
         controller.init()
         pygame.key.set_repeat()
@@ -110,8 +119,13 @@ class Window:
 
     def _key_down(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         key = key_name(event.key)
+        if self.typing:
+            typed = TYPING.get(event.key)
+            return Action(typed) if typed else None
         if flying:
             self.hands = self.hands.press(key, now=now)
+        if pygame.K_1 <= event.key <= pygame.K_9 and key not in self._commands:
+            return Action("return", event.key - pygame.K_0)
         if event.key == pygame.K_SPACE and not flying:
             return Action("accept")
         name = ACTIONS.get(event.key)
@@ -127,8 +141,13 @@ class Window:
             return None
         return Action(name) if name else None
 
-    def _key_up(self, event: pygame.event.Event, flying: bool, now: float) -> None:
-        self.hands = self.hands.release(key_name(event.key), now=now)
+    def _key_up(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        key = key_name(event.key)
+        self.hands = self.hands.release(key, now=now)
+        return Action("release") if self._commands.get(key) == "rewind" else None
+
+    def _text(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        return Action("text", text=event.text) if self.typing else None
 
     def _motion(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
         if self.grabbed:
@@ -151,9 +170,13 @@ class Window:
         name = bound if flying else BUTTONS.get(event.button, bound)
         return self._asked(name, flying, now)
 
-    def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> None:
+    def _button_up(self, event: pygame.event.Event, flying: bool, now: float) -> Action | None:
+        return Action("release") if self._pad_hands.command(event.button) == "rewind" else None
+
+    def _focus_lost(self, event: pygame.event.Event, flying: bool, now: float) -> Action:
         self.hands = self.hands.let_go(now=now)
         self.grab(False)
+        return Action("release")
 
     def _plug(self, event: pygame.event.Event, flying: bool, now: float) -> None:
         if controller.is_controller(event.device_index):
@@ -185,10 +208,12 @@ class Window:
         pygame.VIDEORESIZE: lambda self, event, flying, now: Action("resized"),
         pygame.KEYDOWN: _key_down,
         pygame.KEYUP: _key_up,
+        pygame.TEXTINPUT: _text,
         pygame.MOUSEMOTION: _motion,
         pygame.MOUSEBUTTONDOWN: _click,
         pygame.MOUSEWHEEL: _wheel,
         pygame.CONTROLLERBUTTONDOWN: _button,
+        pygame.CONTROLLERBUTTONUP: _button_up,
         pygame.WINDOWFOCUSLOST: _focus_lost,
         pygame.CONTROLLERDEVICEADDED: _plug,
         pygame.CONTROLLERDEVICEREMOVED: _unplug,

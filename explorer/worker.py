@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -18,9 +21,27 @@ from engine.frame import Frame
 from engine.setup import Refining, Setup
 from explorer.controls import Steering
 from explorer.host import serve, slot_frames
-from explorer.messages import Begin, Failed, Frames, Progress, Ready, Refine, Resting, Stop, Taken
+from explorer.messages import (
+    Begin,
+    Failed,
+    Frames,
+    Kept,
+    Once,
+    Pause,
+    Progress,
+    Ready,
+    Refine,
+    Refused,
+    Resting,
+    Resume,
+    Reword,
+    Stop,
+    Taken,
+)
 
 NICE = 5  # the window answers first
+PATIENCE = 4.0  # seconds without a sign of life, or of work on one chunk, after which the engine hangs
+LOADING = 120.0  # seconds without a sign of life while the model is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +52,34 @@ class Chunk:
     made: Frames
 
 
-Event = Progress | Ready | Resting | Failed | Chunk
+Event = Progress | Ready | Resting | Failed | Kept | Refused | Chunk
+
+
+class Outbox:
+    """Sends on a thread of its own: an engine that no longer reads never stops the window."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._news = threading.Condition()
+        self._waiting: list[object] = []
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def put(self, message: object) -> None:
+        with self._news:
+            if isinstance(message, Steering) and self._waiting and isinstance(self._waiting[-1], Steering):
+                self._waiting.pop()  # the newest one says it all
+            self._waiting.append(message)
+            self._news.notify()
+
+    def _send(self) -> None:
+        with suppress(OSError, ValueError):  # the engine is gone, or the pipe closed; events() says so
+            while True:
+                with self._news:
+                    self._news.wait_for(lambda: self._waiting)
+                    message = self._waiting.pop(0)
+                self._pipe.send(message)
+                if isinstance(message, Stop):
+                    return
 
 
 class EngineProcess:
@@ -46,17 +94,25 @@ class EngineProcess:
         threads: int | None = None,
         nice: int = NICE,
         setup: Setup | None = None,
+        spool: Path | None = None,
+        flight: int = 0,
     ) -> None:
+        """spool: where states are kept after every chunk.  flight: ids of flights are larger than this."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        options = dict(model=model, assets=assets, device=device, threads=threads, nice=nice, setup=setup)
-        self._process = context.Process(target=serve, args=(theirs,), kwargs=options, daemon=True)
+        self._pulse = context.Array("d", 2, lock=False)  # see `Pulse`
+        self._pulse[0] = time.perf_counter()
+        options = dict(
+            model=model, assets=assets, device=device, threads=threads, nice=nice, setup=setup, spool=spool
+        )
+        self._process = context.Process(target=serve, args=(theirs, self._pulse), kwargs=options, daemon=True)
         with no_interrupt():
             self._process.start()
         theirs.close()
+        self._outbox = Outbox(self._pipe)
         self._memory: SharedMemory | None = None
         self._steering = Steering()
-        self._flight = 0
+        self.flight = flight
         self._failed = False
         self.spec: Ready | None = None
 
@@ -74,10 +130,10 @@ class EngineProcess:
         seed: int = 0,
     ) -> None:
         """Start a flight from a [Y, X, 3] picture at the world's size. What was under way is dropped."""
-        self._flight += 1
+        self.flight += 1
         self._say(
             Begin(
-                flight=self._flight,
+                flight=self.flight,
                 picture=picture,
                 pose=pose,
                 intrinsics=intrinsics,
@@ -85,6 +141,36 @@ class EngineProcess:
                 seed=seed,
             )
         )
+
+    def resume(self, path: Path) -> None:
+        """Go on from the state in a file. What was under way is dropped."""
+        self.flight += 1
+        self._say(Resume(self.flight, path))
+
+    def reword(self, words: tuple[int, ...] | None) -> None:
+        self._say(Reword(words))
+
+    def pause(self, on: bool) -> None:
+        self._say(Pause(on))
+
+    def once(self) -> None:
+        """One chunk, though paused."""
+        self._say(Once())
+
+    def hangs(self, now: float, *, since: float = 0.0, patience: float = PATIENCE) -> bool:
+        """Whether the process lives but has done nothing for `patience` seconds.
+
+        since: perf_counter seconds before which silence does not count.
+        """
+        beat, work = self._pulse
+        if self.spec is None:
+            return now - max(beat, since) > LOADING
+        return now - max(beat, since) > patience or bool(work and now - max(work, since) > patience)
+
+    def kill(self) -> None:
+        """End the process now, whatever it does."""
+        self._process.kill()
+        self._process.join()
 
     def steer(self, steering: Steering) -> None:
         """Tell the engine what is held now; nothing is sent when nothing changed."""
@@ -121,12 +207,14 @@ class EngineProcess:
                 self._memory = SharedMemory(memory)
                 self._memory.unlink()  # lives on while both hold it; nothing is left behind whoever dies first
                 return [message]
-            case Frames(flight=flight, slot=slot) if flight != self._flight:
+            case Frames(flight=flight, slot=slot) if flight != self.flight:
                 self._say(Taken(slot, 0.0))
                 return []
             case Frames():
                 return [Chunk(self._copied(message), message)]
-            case Progress() | Resting() | Failed():
+            case Refused(flight=flight) if flight != self.flight:
+                return []
+            case Progress() | Resting() | Failed() | Kept() | Refused():
                 return [message]
         raise AssertionError(f"unknown message {message!r}")
 
@@ -151,19 +239,17 @@ class EngineProcess:
         )
 
     def _say(self, message: object) -> None:
-        with suppress(OSError):  # it is gone; events() says so
-            self._pipe.send(message)
+        self._outbox.put(message)
 
     def stop(self) -> None:
         """End the process and wait for it. Safe to call twice."""
         if self._pipe.closed:
             return
         self._say(Stop())
-        self._pipe.close()
         self._process.join(2.0)
         if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+            self.kill()
+        self._pipe.close()
         if self._memory is not None:
             self._memory.close()
 

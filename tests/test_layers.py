@@ -19,15 +19,8 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
     "pygame": {
         f"explorer/{name}.py"
         for name in (
-            "window",
-            "gamepad",
-            "cockpit",
-            "display",
-            "gallery",
-            "hud",
-            "paint",
-            "preview",
-            "startup",
+            *("window", "gamepad", "cockpit", "display", "gallery", "hud", "paint"),
+            *("preview", "startup", "strip", "wording"),
         )
     }
     | {f"explorer/kiosk/{name}.py" for name in ("window", "show", "screens", "cards", "board")},

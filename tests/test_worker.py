@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -77,20 +75,6 @@ def test_another_scene_starts_over(session: Session, assets: Path) -> None:
     shown = run(session, Steering(), lambda shown: len(shown) > 4)
     assert (shown[0].frame.pixels == scenes[3].rgb).all()
     assert shown[0].frame.index == 0
-
-
-def test_a_killed_engine_is_reported_and_can_be_restarted(session: Session, assets: Path) -> None:
-    pid = session.engine.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.perf_counter() + 10
-    while session.stage != "failed" and time.perf_counter() < deadline:
-        session.tick(Steering(), now=time.perf_counter())
-        time.sleep(0.01)
-    assert "ended unexpectedly" in session.note
-    session.restart()
-    session.begin(load_gallery(assets / "gallery")[0])
-    assert run(session, Steering(), lambda shown: len(shown) > 1)
 
 
 def test_stop_leaves_no_process(session: Session) -> None:

@@ -1,0 +1,179 @@
+"""Where the states of a flight lie: the newest in memory, older ones on disk, all outside the engine process.
+
+A state of `pocket` has 13 MB (17 with spatial memory): `python -m benchmarks.kills` says how long it takes to keep one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from explorer.timeline import Timeline
+
+T = TypeVar("T")
+MEMORY, DISK = 512 << 20, 4 << 30  # bytes
+ROOM = 256 << 20  # bytes that must be free where states lie in memory
+SHARED = Path("/dev/shm")
+PREFIX = "world-explorer-"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One file."""
+
+    path: Path
+    size: int
+    fast: bool  # lies in memory
+    ours: bool = True  # False: somebody's own file, never touched
+
+
+class Spool:
+    """Owned by the main thread; files are moved, removed and saved by one thread of its own, in order."""
+
+    def __init__(self, *, memory: int = MEMORY, disk: int = DISK) -> None:
+        """memory, disk: bytes to use at most; less where less is free."""
+        slow = Path(tempfile.gettempdir())
+        fast = SHARED if SHARED.is_dir() and shutil.disk_usage(SHARED).free > ROOM else slow
+        self.memory = min(memory, shutil.disk_usage(fast).free // 2) if fast != slow else 0
+        self.disk = min(disk, shutil.disk_usage(slow).free // 2)
+        for place in {fast, slow}:
+            _remove_left_over(place)
+        self._locks: list[IO[str]] = []
+        self.folder = self._folder(fast)  # where the engine writes
+        self._slow = self._folder(slow) if fast != slow else self.folder
+        self._entries: dict[int, Entry] = {}
+        self._held: frozenset[int] = frozenset()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+
+    def _folder(self, place: Path) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        lock = (folder / "lock").open("w", encoding="utf-8")
+        _try_lock(lock)
+        self._locks.append(lock)
+        return folder
+
+    @property
+    def count(self) -> int:
+        return len(self._entries)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes."""
+        return sum(e.size for e in self._entries.values() if e.fast and e.ours)
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes."""
+        return sum(e.size for e in self._entries.values() if not e.fast and e.ours)
+
+    def keep(self, id: int, path: Path, size: int) -> None:
+        """The engine has written the state of this moment into `folder`."""
+        self._entries[id] = Entry(path, size, fast=self._slow != self.folder)
+
+    def adopt(self, id: int, path: Path) -> None:
+        """The state of this moment is in a file of somebody else."""
+        self._entries[id] = Entry(path, 0, fast=False, ours=False)
+
+    def hold(self, id: int) -> Path:
+        """Where the state of a moment lies, and stays until another one is held. Raises KeyError."""
+        with self._lock:
+            self._held = frozenset({id})
+            return self._entries[id].path
+
+    def settle(self, timeline: Timeline) -> Timeline:
+        """Move what exceeds the memory to disk; forget moments that exceed both. Returns the timeline without them."""
+        while self.in_memory + self.on_disk > self.memory + self.disk:
+            id = timeline.expendable()
+            if id is None or id in self._held:
+                break
+            timeline = timeline.without(id)
+            self._forget(id)
+        for id in sorted(self._entries):
+            if self.in_memory <= self.memory:
+                break
+            entry = self._entries[id]
+            if entry.fast and entry.ours and id not in self._held and id != timeline.here:
+                entry.fast = False
+                self._thread.submit(self._move, id, entry)
+        return timeline
+
+    def discard(self, path: Path) -> None:
+        """Remove a state that nobody will return to."""
+        self._thread.submit(_unlink, path)
+
+    def clear(self) -> None:
+        """Forget all."""
+        for id in list(self._entries):
+            self._forget(id)
+
+    def later(self, work: Callable[[], T]) -> Future[T]:
+        """Do something slow with these files after all that was asked for before."""
+        return self._thread.submit(work)
+
+    def close(self) -> None:
+        """Wait for what is under way, and leave nothing behind. Again: nothing."""
+        self._thread.shutdown()
+        for lock in self._locks:
+            lock.close()
+        for folder in (self.folder, self._slow):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def path(self, id: int) -> Path:
+        return self._entries[id].path
+
+    def _forget(self, id: int) -> None:
+        entry = self._entries.pop(id)
+        if entry.ours:
+            self._thread.submit(lambda: _unlink(entry.path))
+
+    def _move(self, id: int, entry: Entry) -> None:
+        """On the spool's own thread. A full disk leaves the state where it is."""
+        there = self._slow / entry.path.name
+        try:
+            shutil.copyfile(entry.path, there)
+        except OSError:
+            _unlink(there)
+            entry.fast = True
+            return
+        with self._lock:
+            if id in self._held:
+                _unlink(there)
+                entry.fast = True
+                return
+            before, entry.path = entry.path, there
+            _unlink(before)
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Whether nobody else holds this file. Where locks do not exist: no."""
+    if os.name != "posix":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_left_over(place: Path) -> None:
+    """Folders of programs that were killed: nobody holds their lock."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError), (folder / "lock").open(encoding="utf-8") as lock:
+            if _try_lock(lock):
+                shutil.rmtree(folder, ignore_errors=True)
