@@ -20,6 +20,7 @@ from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
 from engine.recall import Draw, checked, first_source, frame_source, recall
+from engine.schedule import chunk_noise
 from engine.train.codec_report import half, to_float
 from engine.train.data import HELD_OUT, clip
 from engine.train.sheet import save_sheet
@@ -127,7 +128,7 @@ def fly(
     """Fly from first pictures, one batch, chunk by chunk: RGB [N, 8, 3, Y, X] in [-1, 1], inverse depth [N, 8, Y, X].
 
     pictures: uint8 [N, Y, X, 3].  poses: [N, P, 4, 4], intrinsics: [N, P, 4], P = 1 + 8k.  words: [N, 8].
-    memory: False flies a model that has spatial memory without it.
+    memory: False flies a model that has spatial memory without it. Every flight gets the noise it would get alone.
     """
     generator = Generator(model, levels=levels)
     dtype, device = generator.dtype, pictures.device
@@ -149,7 +150,8 @@ def fly(
                 half=device.type == "cuda",
             )
         channels = None if recalled is None else recalled.channels
-        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels)
+        noise = chunk_noise((1, *latents.shape[1:]), seed=seed, chunk=state.chunk).expand_as(latents)
+        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels, noise=noise)
         with half(device):
             rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
         yield rgb.float(), depth.float()

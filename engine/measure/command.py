@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,27 +122,10 @@ def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.d
 
 
 def _full(options: Evaluation, model: WorldModel, codec: Codec, device: torch.device) -> dict[str, Any]:
-    assert options.assets is not None
-    weights = weights_hash(options.assets)
     with _telling() as say:
         flights = planned(options.worlds, say)
-        keys = {f.name: _key(f, weights, options.seed) for f in flights}
-        folder = options.out / "flights"
-        folder.mkdir(exist_ok=True)
-        todo = [f for f in flights if _kept(folder, f, keys[f.name]) is None]
-        size = options.batch or BATCH[device.type]
-        renderer, begun = Renderer(device), time.perf_counter()
-        for at in range(0, len(todo), size):
-            part = todo[at : at + size]
-            left = (time.perf_counter() - begun) * (len(todo) - at) / at if at else 0.0
-            told = f"flight {len(flights) - len(todo) + at + 1} of {len(flights)}" + (
-                f", about {math.ceil(left / 60)} min left" if left else ""
-            )
-            _fly(part, keys, folder, model, codec, renderer, options.seed, lambda w, t=told: say(f"{t}: {w}"))  # type: ignore[misc]
-        known = [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
-    report = _reported(options, known, flights, weights, list(model.config.levels), device)
-    _publish(options.out, report, known)
-    return report
+        known = measured(flights, options, model, codec, device, say)
+    return published(flights, known, options, list(model.config.levels), device)
 
 
 def planned(worlds: int, say: Say) -> list[Flight]:
@@ -152,6 +136,35 @@ def planned(worlds: int, say: Say) -> list[Flight]:
         say(f"planning paths: world {i + 1} of {worlds}")
         out += plan(renderer, world)
     return out
+
+
+def measured(
+    flights: Sequence[Flight],
+    options: Evaluation,
+    model: WorldModel,
+    codec: Codec,
+    device: torch.device,
+    say: Say,
+) -> list[Record]:
+    """The records of all flights: those on disk as they are, the others made and kept, a batch at a time."""
+    assert options.assets is not None
+    weights = weights_hash(options.assets)
+    keys = {f.name: _key(f, weights, options.seed) for f in flights}
+    folder = options.out / "flights"
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [f for f in flights if _kept(folder, f, keys[f.name]) is None]
+    size = options.batch or BATCH[device.type]
+    renderer, begun, done = Renderer(device), time.perf_counter(), len(flights) - len(todo)
+    for at in range(0, len(todo), size):
+        left = (time.perf_counter() - begun) * (len(todo) - at) / at / 60 if at else 0.0
+        told = f"flight {done + at + 1} of {len(flights)}" + (f", about {left:.0f} min left" if at else "")
+        batch = todo[at : at + size]
+        _fly(batch, keys, folder, model, codec, renderer, options.seed, partial(_prefixed, say, told))
+    return [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
+
+
+def _prefixed(say: Say, prefix: str, words: str) -> None:
+    say(f"{prefix}: {words}")
 
 
 def _fly(
@@ -165,7 +178,8 @@ def _fly(
     say: Say,
 ) -> None:
     """Render, fly, measure one batch, and keep its records and strips."""
-    shown = show(renderer, flights, say=lambda w: say(f"rendering, {w}"))
+    size = dict(width=codec.config.width, height=codec.config.height)
+    shown = show(renderer, flights, **size, say=lambda w: say(f"rendering, {w}"))
     made = film(model, codec, shown.truth, seed=seed, say=lambda w: say(f"flying, {w}"))
     forgetful = None
     if model.config.memory_channels:
@@ -217,22 +231,22 @@ def _kept(folder: Path, flight: Flight, key: str) -> Record | None:
     return record if isinstance(record, dict) and record.get("key") == key else None
 
 
-def _reported(
-    options: Evaluation,
-    known: Sequence[Record],
+def published(
     flights: Sequence[Flight],
-    weights: str,
+    known: Sequence[Record],
+    options: Evaluation,
     levels: list[float],
     device: torch.device,
 ) -> dict[str, Any]:
+    """Write report, table, curves and sheets, and show the table. Returns the report."""
     assert options.assets is not None
     splits = {split: summary([r for r in known if r["split"] == split]) for split in SPLITS}
     size = sum((options.assets / f"{n}.safetensors").stat().st_size for n in ("codec", "world")) / 1e6
-    table = rows(splits, megabytes=size, real_time=device.type == "cpu")
-    return {
-        "worlds": options.worlds,
+    lines = rows(splits, megabytes=size, real_time=device.type == "cpu")
+    report = {
+        "worlds": len({f.world for f in flights}),
         "paths": fingerprint(flights),
-        "weights": weights,
+        "weights": weights_hash(options.assets),
         "seed": options.seed,
         "levels": levels,
         "device": _device_name(device),
@@ -242,28 +256,9 @@ def _reported(
         "chunks": splits["simple"]["chunks"],
         "turn": splits["simple"]["turn"],
         "splits": splits,
-        "table": [
-            {
-                "label": r.label.strip(),
-                "simple": r.simple,
-                "hard": r.hard,
-                "goal": r.goal,
-                "at_least": r.at_least,
-                "holds": r.holds,
-            }
-            for r in table
-        ],
-        "rows": table,
+        "table": [{**asdict(row), "label": row.label.strip(), "holds": row.holds} for row in lines],
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _publish(out: Path, report: dict[str, Any], known: Sequence[Record]) -> None:
-    """Write report, table, curves and sheets, and show the table."""
-    table = _drawn(report.pop("rows"), report)
+    out = options.out
     _write(out / "evaluation.json", json.dumps(_plain(report), indent=1, allow_nan=False) + "\n")
     _write(out / "curve.svg", psnr_curve(report))
     _write(out / "sharpness.svg", _sharpness_curve(report))
@@ -272,9 +267,15 @@ def _publish(out: Path, report: dict[str, Any], known: Sequence[Record]) -> None
         strips = [s for name in names if (s := cv2.imread(str(out / "flights" / name))) is not None]
         if strips:
             cv2.imwrite(str(out / f"{split}.png"), np.concatenate(strips))
+    table = _drawn(lines, report)
     Console(highlight=False).print(table)
     with (out / "table.txt").open("w") as file:
         Console(file=file, width=110).print(table)
+    return report
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def _drawn(lines: Sequence[Row], report: dict[str, Any]) -> Table:

@@ -40,14 +40,21 @@ class Film:
 
 
 def show(
-    renderer: Renderer, flights: Sequence[Flight], *, say: Callable[[str], None] = lambda words: None
+    renderer: Renderer,
+    flights: Sequence[Flight],
+    *,
+    width: int = 256,
+    height: int = 160,
+    say: Callable[[str], None] = lambda words: None,
 ) -> Shown:
-    """Render all frames of some flights of one length. 200 MB each for a minute."""
+    """Render all frames of some flights of one length. 200 MB each for a minute at 256×160."""
     seeds = sorted({f.world for f in flights})
     worlds = renderer.build(seeds)
     device = renderer.device
     poses = torch.stack([f.poses for f in flights]).to(device)
     intrinsics = torch.stack([f.intrinsics for f in flights]).to(device)
+    planned = intrinsics[:1, :1, [2, 3, 2, 3]] * 2  # the size that paths were planned for: they are centred
+    intrinsics = intrinsics * torch.tensor([width, height, width, height], device=device) / planned
     of = torch.tensor([seeds.index(f.world) for f in flights], device=device)
     rgb: list[Tensor] = []
     depth: list[Tensor] = []
@@ -58,6 +65,8 @@ def show(
             index=of.repeat_interleave(part.shape[1]),
             poses=part.flatten(0, 1),
             intrinsics=intrinsics[:, at : at + RENDERED].flatten(0, 1),
+            width=width,
+            height=height,
         )
         for kept, new in zip((rgb, depth), pictures, strict=True):
             kept.append(new.unflatten(0, part.shape[:2]))

@@ -19,11 +19,13 @@ Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
 EVERY = 4  # frames between solved poses, as in SANA-WM-Bench
-CORNERS: dict[str, Any] = dict(maxCorners=400, qualityLevel=0.003, minDistance=4, blockSize=5)
-FLOW: dict[str, Any] = dict(winSize=(13, 13), maxLevel=3)
-BACKWARDS = 0.7  # pixels by which a corner followed there and back may miss
-OFF = 1.5  # pixels: reprojection error of an inlier
-LEFT = 0.45  # share of a keyframe's corners below which the next keyframe begins
+CORNERS: dict[str, Any] = dict(maxCorners=400, qualityLevel=0.001, minDistance=4, blockSize=5)
+FLOW: dict[str, Any] = dict(
+    winSize=(11, 11), maxLevel=3, criteria=(3, 30, 0.003)
+)  # 30 rounds, or 0.003 pixels
+BACKWARDS = 0.5  # pixels by which a corner followed there and back may miss
+OFF = 1.0  # pixels: reprojection error of an inlier
+LEFT = 0.7  # share of a keyframe's corners below which the next keyframe begins
 LEAST = 24  # corners from which a pose is solved
 EDGE = 0.3  # share by which inverse depths of one surface differ between neighbours at most
 FAREST = 2000.0  # metres: where the sky is put
