@@ -29,7 +29,7 @@ from tests.tiny import CODEC, MODEL
 
 CPU = torch.device("cpu")
 SMALL = dataclasses.replace(CODEC, width=32, height=32)
-REMEMBERS = dataclasses.replace(MODEL, memory_channels=42)
+REMEMBERS = dataclasses.replace(MODEL, depth=2, memory_channels=42)
 
 
 def weights(folder: Path, *, memory: bool = True) -> Path:
