@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from engine.config import POCKET_MEMORY
+from engine.config import POCKET_CODEC, POCKET_MEMORY
 from engine.curve import curve
 from engine.evaluate import measure_return, measure_rollouts
 from engine.gdn import GDN
@@ -53,7 +53,7 @@ class Variant:
         if not self.plucker:
             for block in model.blocks:  # begins at zero, and stays there
                 block.get_submodule("plucker_proj").requires_grad_(False)
-        tokens, width = 160, model.config.head_dim
+        tokens, width = math.prod(POCKET_CODEC.grid), model.config.head_dim
         gain = {"1/√(K·N)": 1.0, "1/√K": math.sqrt(tokens), "1": math.sqrt(tokens * width)}[self.key_gain]
         for module in model.modules():
             if isinstance(module, GDN):
@@ -91,6 +91,10 @@ class Ablation(WorldTraining):
         unknown = [name for name in self.only if name not in VARIANTS]
         if unknown:
             raise ValueError(f"no variant is called {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
+        if self.init is not None:
+            raise ValueError(
+                f"init={self.init}: variants begin from random weights, or one would inherit from another"
+            )
         if self.measure_chunks < LONG:
             raise ValueError(f"measure_chunks={self.measure_chunks}: results are told at {LONG} chunks")
 
