@@ -270,7 +270,7 @@ def published(
     table = _drawn(lines, report)
     Console(highlight=False).print(table)
     with (out / "table.txt").open("w") as file:
-        Console(file=file, width=110).print(table)
+        Console(file=file, width=100).print(table)
     return report
 
 
@@ -280,11 +280,10 @@ def _device_name(device: torch.device) -> str:
 
 def _drawn(lines: Sequence[Row], report: dict[str, Any]) -> Table:
     """The table for the terminal: every figure beside its goal."""
+    told = f"{report['worlds']} × simple and hard, paths {report['paths']}, weights {report['weights'][:12]}"
     batch = ", ".join(map(str, report["batch"]))
-    told = f"{report['worlds']} worlds, paths {report['paths']}, weights {report['weights'][:12]}"
-    table = Table(
-        title=f"{told}, {report['device']}, {report['threads']} threads, batch {batch}", title_justify="left"
-    )
+    where = f"{report['device']}, {report['threads']} threads, {batch} flights at a time"
+    table = Table(title=told, caption=where, title_justify="left", caption_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("simple", "hard", "goal"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -298,7 +297,7 @@ def _figure(value: float, row: Row, holds: bool | None) -> str:
     if math.isnan(value):
         return "–"
     mark = "" if holds is None else " ✓" if holds else " ✗"
-    return f"{value:.{row.digits}f}{' ' + row.unit if row.unit else ''}{mark}"
+    return f"{value:.{row.digits}f}{mark or '  '}"
 
 
 def _goal(row: Row) -> str:

@@ -27,7 +27,6 @@ class Row:
     goal: tuple[float, float] = (NAN, NAN)
     at_least: bool = True
     digits: int = 2
-    unit: str = ""
 
     @property
     def holds(self) -> tuple[bool | None, bool | None]:
@@ -111,32 +110,32 @@ def rows(splits: dict[str, dict[str, Any]], *, megabytes: float, real_time: bool
 
     less: dict[str, Any] = dict(at_least=False)
     return [
-        row("codec, PSNR", codec("codec_psnr"), goal=both(37.7), digits=1, unit="dB"),
+        row("codec, PSNR, dB", codec("codec_psnr"), goal=both(37.7), digits=1),
         row("codec, sharpness of the truth's", codec("codec_sharpness"), goal=both(0.85)),
-        row("PSNR at 4 s where the first picture sees", at(4, "visible_psnr"), goal=both(28), digits=1, unit="dB"),
-        row("PSNR at 10 s where the first picture sees", at(10, "visible_psnr"), goal=both(25), digits=1, unit="dB"),
-        row("  the first picture warped, no model, at 4 s", at(4, "warp_only_visible_psnr"), digits=1, unit="dB"),
-        row("  the same at 10 s", at(10, "warp_only_visible_psnr"), digits=1, unit="dB"),
-        row("PSNR at 4 s, whole frame", at(4, "psnr"), digits=1, unit="dB"),
-        row("PSNR at 10 s, whole frame", at(10, "psnr"), digits=1, unit="dB"),
-        row("  the first picture repeated, at 10 s", at(10, "first_picture_psnr"), digits=1, unit="dB"),
+        row("PSNR at 4 s, seen in the first picture, dB", at(4, "visible_psnr"), goal=both(28), digits=1),
+        row("PSNR at 10 s, seen in the first picture, dB", at(10, "visible_psnr"), goal=both(25), digits=1),
+        row("  that picture warped, no model, 4 s", at(4, "warp_only_visible_psnr"), digits=1),
+        row("  the same, 10 s", at(10, "warp_only_visible_psnr"), digits=1),
+        row("PSNR at 4 s, whole frame, dB", at(4, "psnr"), digits=1),
+        row("PSNR at 10 s, whole frame, dB", at(10, "psnr"), digits=1),
+        row("  first picture repeated, 10 s", at(10, "first_picture_psnr"), digits=1),
         row("Fréchet distance of new areas, 10–60 s", lambda s: s["frechet_memory_on"]),
         row("  over that with memory off", half_of_off, goal=both(0.5), **less),
         row("sharpness of the truth's at 4 s", at(4, "sharpness"), goal=both(0.6)),
         row("sharpness of the truth's at 10 s", at(10, "sharpness"), goal=both(0.5)),
         row("sharpness of the truth's at 60 s", at(60, "sharpness"), goal=both(0.5)),
-        row("collapsed at 60 s", lambda s: 100 * s["collapsed"], goal=both(5), digits=0, unit="%", **less),
+        row("collapsed at 60 s, %", lambda s: 100 * s["collapsed"], goal=both(5), digits=0, **less),
         row("yaw correlation, 0–60 s", lambda s: s["turn"]["correlation"], goal=both(0.97), digits=3),
         row("  of the true films", lambda s: s["turn"]["true_correlation"], digits=3),
-        row("RotErr", pose("rotation"), goal=(2, 4), unit="°", **less),
-        row("  of the estimator on true films", pose("rotation", "estimator"), unit="°"),
-        row("TransErr", pose("translation"), unit="m"),
-        row("  of the estimator on true films", pose("translation", "estimator"), unit="m"),
+        row("RotErr, degrees", pose("rotation"), goal=(2, 4), **less),
+        row("  of the estimator on true films", pose("rotation", "estimator")),
+        row("TransErr, metres", pose("translation")),
+        row("  of the estimator on true films", pose("translation", "estimator")),
         row("CamMC", pose("matrix")),
         row("  of the estimator on true films", pose("matrix", "estimator")),
-        row("frames whose pose could be solved", lambda s: 100 * s["pose"]["made"]["solved"], digits=0, unit="%"),
-        row("revisit PSNR, return (simple) and loop (hard)", lambda s: s["revisit_psnr_memory_on"], goal=(26, 22), digits=1, unit="dB"),
-        row("  gain over memory off", gain, goal=both(4), digits=1, unit="dB"),
+        row("frames whose camera was found, %", lambda s: 100 * s["pose"]["made"]["solved"], digits=0),
+        row("revisit PSNR, return / loop, dB", lambda s: s["revisit_psnr_memory_on"], goal=(26, 22), digits=1),
+        row("  gain over memory off", gain, goal=both(4), digits=1),
         row("generated frames/s", lambda s: s["fps"], goal=both(16 if real_time else NAN), digits=1),
-        Row(label="weights, codec and model", simple=megabytes, goal=(40, NAN), digits=1, unit="MB", **less),
+        Row(label="weights, codec and model, MB", simple=megabytes, goal=(40, NAN), digits=1, **less),
     ]  # fmt: skip
