@@ -15,10 +15,11 @@ from engine.codec import Codec, load_codec
 from engine.config import as_record
 from engine.engine import load_world
 from engine.evaluate import rollout
-from engine.measure.command import Evaluation, _key, measured, published
+from engine.measure.command import Evaluation, _key, measured
 from engine.measure.film import film, show
 from engine.measure.frechet import moments
 from engine.measure.paths import BACK, DWELL, Flight, plan
+from engine.measure.publish import published
 from engine.measure.report import Row, frechet_by_biome
 from engine.measure.scores import Record, revisit
 from engine.model import WorldModel
@@ -55,7 +56,9 @@ def test_flights_are_measured_kept_and_not_flown_again(
     codec = load_codec(tmp_path / "codec.safetensors")
     said: list[str] = []
     known = measured(flights, options, model, codec, CPU, said.append)
-    report = published(flights, known, options, [1.0, 0.6], CPU)
+    report = published(
+        flights, known, out=options.out, assets=tmp_path, seed=options.seed, levels=[1.0, 0.6], device=CPU
+    )
     for stage in ("rendering", "flying", "flying without memory", "measuring"):
         assert any(stage in words for words in said), stage
     written = json.loads((options.out / "evaluation.json").read_text())
@@ -155,6 +158,7 @@ def test_goals_hold_from_either_side() -> None:
         (dict(batch=0), "batch=0"),
         (dict(flights=3), "--quick"),
         (dict(quick=True, chunks=0), "chunks=0"),
+        (dict(quick=True, worlds=3), "--worlds"),
     ],
 )
 def test_impossible_options_are_named(flags: dict[str, int], told: str) -> None:

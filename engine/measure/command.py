@@ -5,23 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from engine.codec import Codec, load_codec
-from engine.curve import curve
 from engine.engine import compute_dtype, load_world
 from engine.evaluate import (
     CHUNKS,
@@ -31,8 +26,8 @@ from engine.evaluate import (
     rollout_sheet,
 )
 from engine.measure.film import Film, Shown, film, show
-from engine.measure.paths import SPLITS, Flight, fingerprint, plan
-from engine.measure.report import Row, rows, summary
+from engine.measure.paths import Flight, fingerprint, plan
+from engine.measure.publish import published, weights_hash, write
 from engine.measure.scores import Record, records
 from engine.model import WorldModel
 from engine.train.codec_report import to_float
@@ -42,7 +37,6 @@ from engine.worlds.renderer import Renderer
 
 EDITION = 1  # of what is measured: records of another one are made anew
 SECONDS = (0, 1, 2, 4, 10, 20, 30, 40, 50, 60)  # of the pictures on contact sheets
-SHEET_FLIGHTS = 8
 BATCH = {"cpu": 1, "cuda": 32}  # flights at a time
 QUIET = 15.0  # seconds between lines where there is no terminal
 
@@ -85,6 +79,8 @@ class Evaluation:
                 raise ValueError(f"{name}={value}: at least 1")
         if not self.quick and (self.flights or self.chunks):
             raise ValueError("--flights and --chunks belong to --quick: the fixed set is sized by --worlds")
+        if self.quick and (self.worlds != len(HELD_OUT) or self.batch):
+            raise ValueError("--worlds and --batch belong to the fixed set: --quick is sized by --flights")
 
 
 def evaluate(options: Evaluation) -> dict[str, Any]:
@@ -98,7 +94,10 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     dtype = compute_dtype(device)
     model = load_world(options.assets / "world.safetensors", dtype=dtype, device=device)
     codec = load_codec(options.assets / "codec.safetensors", dtype=dtype, device=device)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {options.out} ({error.strerror}): choose another --out") from None
     work = _quick if options.quick else _full
     report = work(options, model, codec, device)
     Console(stderr=True, highlight=False).print(f"written to {options.out}")
@@ -111,8 +110,8 @@ def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.d
     say(f"rendering {flights} true flights of {chunks / 2:g} s, then flying them on {device.type}")
     truth = render_truth(Renderer(device), count=flights, chunks=chunks, say=say)
     report = measure_rollouts(model, codec, truth, seed=options.seed)
-    _write(options.out / "evaluation.json", json.dumps(report, indent=1) + "\n")
-    _write(options.out / "curve.svg", psnr_curve(report))
+    write(options.out / "evaluation.json", json.dumps(report, indent=1) + "\n")
+    write(options.out / "curve.svg", psnr_curve(report))
     rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, chunks), picks=CHUNKS)
     for chunk, row in report["chunks"].items():
         say(
@@ -125,7 +124,16 @@ def _full(options: Evaluation, model: WorldModel, codec: Codec, device: torch.de
     with _telling() as say:
         flights = planned(options.worlds, say)
         known = measured(flights, options, model, codec, device, say)
-    return published(flights, known, options, list(model.config.levels), device)
+    assert options.assets is not None
+    return published(
+        flights,
+        known,
+        out=options.out,
+        assets=options.assets,
+        seed=options.seed,
+        levels=list(model.config.levels),
+        device=device,
+    )
 
 
 def planned(worlds: int, say: Say) -> list[Flight]:
@@ -195,7 +203,7 @@ def _fly(
     found = records(list(flights), shown, made, forgetful, codec=codec)
     for i, (flight, record) in enumerate(zip(flights, found, strict=True)):
         save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, forgetful))
-        _write(
+        write(
             folder / f"{flight.name}.json",
             json.dumps({"key": keys[flight.name], "batch": len(flights), **record}),
         )
@@ -206,14 +214,6 @@ def _strip(i: int, shown: Shown, made: Film, forgetful: Film | None) -> list[tor
     picks = [16 * s for s in SECONDS if 16 * s < made.frames.shape[1]]
     videos = [shown.truth.frames, made.frames, *([forgetful.frames] if forgetful else [])]
     return [to_float(video[i, picks]) for video in videos]
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of codec and world, in this order."""
-    hashed = hashlib.sha256()
-    for name in ("codec", "world"):
-        hashed.update((folder / f"{name}.safetensors").read_bytes())
-    return hashed.hexdigest()
 
 
 def _key(flight: Flight, weights: str, seed: int) -> str:
@@ -229,108 +229,6 @@ def _kept(folder: Path, flight: Flight, key: str) -> Record | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("key") == key else None
-
-
-def published(
-    flights: Sequence[Flight],
-    known: Sequence[Record],
-    options: Evaluation,
-    levels: list[float],
-    device: torch.device,
-) -> dict[str, Any]:
-    """Write report, table, curves and sheets, and show the table. Returns the report."""
-    assert options.assets is not None
-    splits = {split: summary([r for r in known if r["split"] == split]) for split in SPLITS}
-    size = sum((options.assets / f"{n}.safetensors").stat().st_size for n in ("codec", "world")) / 1e6
-    lines = rows(splits, megabytes=size, real_time=device.type == "cpu")
-    report = {
-        "worlds": len({f.world for f in flights}),
-        "paths": fingerprint(flights),
-        "weights": weights_hash(options.assets),
-        "seed": options.seed,
-        "levels": levels,
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "batch": sorted({r["batch"] for r in known}),
-        "flights": len(known),
-        "chunks": splits["simple"]["chunks"],
-        "turn": splits["simple"]["turn"],
-        "splits": splits,
-        "table": [{**asdict(row), "label": row.label.strip(), "holds": row.holds} for row in lines],
-    }
-    out = options.out
-    _write(out / "evaluation.json", json.dumps(_plain(report), indent=1, allow_nan=False) + "\n")
-    _write(out / "curve.svg", psnr_curve(report))
-    _write(out / "sharpness.svg", _sharpness_curve(report))
-    for split in SPLITS:
-        names = [f"{r['world']}-{r['split']}.png" for r in known if r["split"] == split][:SHEET_FLIGHTS]
-        strips = [s for name in names if (s := cv2.imread(str(out / "flights" / name))) is not None]
-        if strips:
-            cv2.imwrite(str(out / f"{split}.png"), np.concatenate(strips))
-    table = _drawn(lines, report)
-    Console(highlight=False).print(table)
-    with (out / "table.txt").open("w") as file:
-        Console(file=file, width=100).print(table)
-    return report
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _drawn(lines: Sequence[Row], report: dict[str, Any]) -> Table:
-    """The table for the terminal: every figure beside its goal."""
-    told = f"{report['worlds']} × simple and hard, paths {report['paths']}, weights {report['weights'][:12]}"
-    batch = ", ".join(map(str, report["batch"]))
-    where = f"{report['device']}, {report['threads']} threads, {batch} flights at a time"
-    table = Table(title=told, caption=where, title_justify="left", caption_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in ("simple", "hard", "goal"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in lines:
-        values = [_figure(v, row, ok) for v, ok in zip((row.simple, row.hard), row.holds, strict=True)]
-        table.add_row(row.label, *values, _goal(row))
-    return table
-
-
-def _figure(value: float, row: Row, holds: bool | None) -> str:
-    if math.isnan(value):
-        return "–"
-    mark = "" if holds is None else " ✓" if holds else " ✗"
-    return f"{value:.{row.digits}f}{mark or '  '}"
-
-
-def _goal(row: Row) -> str:
-    known = list(dict.fromkeys(f"{g:g}" for g in row.goal if not math.isnan(g)))
-    return f"{'≥' if row.at_least else '≤'} {' / '.join(known)}" if known else ""
-
-
-def _sharpness_curve(report: dict[str, Any]) -> str:
-    lines = {
-        name: [(chunk / 2, row["sharpness"]) for chunk, row in report["splits"][name]["chunks"].items()]
-        for name in SPLITS
-    }
-    lines["codec alone"] = [(chunk / 2, row["codec_sharpness"]) for chunk, row in report["chunks"].items()]
-    end = max(report["chunks"]) / 2
-    top = max(1.0, math.ceil(5 * max(v for line in lines.values() for _, v in line)) / 5)
-    axes = dict(x="seconds of flight", y="sharpness", x_range=(0, end), y_range=(0, top), y_step=0.2)
-    return curve(lines, **axes, x_step=10 if end > 20 else 2)  # type: ignore[arg-type]
-
-
-def _plain(value: Any) -> Any:
-    """As strict JSON has it: no NaN."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 @contextmanager
