@@ -181,7 +181,7 @@ def test_masked_psnr_is_psnr_of_what_is_left() -> None:
     ("kind", "frames"),
     [
         ("black", torch.full((4, 3, 32, 48), -0.99)),
-        ("flat", torch.full((4, 3, 32, 48), 0.3) + 0.004 * torch.linspace(0, 1, 48)),
+        ("flat", torch.full((4, 3, 32, 48), 0.3) + 0.08 * torch.linspace(0, 1, 48)),
         ("blurred", torch.linspace(-0.5, 0.5, 48).expand(4, 3, 32, 48)),
         ("noise", torch.randn(4, 3, 32, 48, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)),
     ],
