@@ -1,30 +1,26 @@
-"""Truth against generated: fly held-out worlds from their first picture along the true poses, and measure by time.
-
-python -m engine.evaluate --out runs/evaluate
-"""
+"""Truth against generated: fly held-out worlds from their first picture along the true poses, and measure by time."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from engine.codec import Codec, load_codec
+from engine.codec import Codec
 from engine.conditioning import condition_clip
 from engine.curve import curve
-from engine.engine import compute_dtype, load_world
 from engine.generator import Generator
 from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
-from engine.recall import checked, first_source, frame_source, recall
+from engine.recall import Draw, checked, first_source, frame_source, recall
+from engine.schedule import chunk_noise
 from engine.train.codec_report import half, to_float
 from engine.train.data import HELD_OUT, clip
 from engine.train.sheet import save_sheet
@@ -60,22 +56,6 @@ class Truth:
             intrinsics=self.intrinsics[:flights, :stop],
             words=self.words[:flights],
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Measure the shipped world on held-out flights: a table, a curve and a contact sheet."""
-
-    out: Path = Path("runs/evaluate")
-    """folder for evaluation.json, curve.svg and flights.png"""
-    assets: Path | None = None
-    """folder with world.safetensors and codec.safetensors; default: those that came with the program"""
-    flights: int = 12
-    """held-out worlds, one flight through each"""
-    chunks: int = 20
-    """length of the flights, 0.5 s each"""
-    seed: int = 0
-    """of the noise"""
 
 
 def is_calm(poses: Tensor) -> Tensor:
@@ -133,6 +113,69 @@ def render_truth(
 
 
 @torch.inference_mode()
+def fly(
+    model: WorldModel,
+    codec: Codec,
+    pictures: Tensor,
+    *,
+    poses: Tensor,
+    intrinsics: Tensor,
+    words: Tensor,
+    seed: int = 0,
+    levels: tuple[float, ...] | None = None,
+    memory: bool = True,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fly from first pictures, one batch, chunk by chunk: RGB [N, 8, 3, Y, X] in [-1, 1], inverse depth [N, 8, Y, X].
+
+    pictures: uint8 [N, Y, X, 3].  poses: [N, P, 4, 4], intrinsics: [N, P, 4], P = 1 + 8k.  words: [N, 8].
+    memory: False flies a model that has spatial memory without it. Every flight gets the noise it would get alone.
+    """
+    generator = Generator(model, levels=levels)
+    dtype, device = generator.dtype, pictures.device
+    cond = condition_clip(poses, intrinsics, grid=codec.config.grid, config=model.config)
+    with half(device):
+        still = codec.encode_picture(to_float(pictures).to(codec.mean.dtype))
+    latents, state = generator.start(still.float(), text=words, cond=cond.part(0, 1), seed=seed)
+    remembers = checked(model.config.memory_channels, codec) and memory
+    spatial = begin(seen_first(codec, pictures, poses[:, 0], intrinsics[:, 0])) if remembers else None
+    for i in range(1, cond.P.shape[1]):
+        before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
+        if spatial is not None:
+            recalled = recall(
+                spatial,
+                poses[:, views],
+                intrinsics[:, views],
+                codec=codec,
+                draw=_draw(device),
+                half=device.type == "cuda",
+            )
+        channels = None if recalled is None else recalled.channels
+        noise = chunk_noise((1, *latents.shape[1:]), seed=seed, chunk=state.chunk).expand_as(latents)
+        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels, noise=noise)
+        with half(device):
+            rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
+        yield rgb.float(), depth.float()
+        if spatial is not None and recalled is not None:
+            newest = frame_source(
+                ((rgb[:, -1].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1),
+                depth[:, -1],
+                recalled.warped.generation[:, -1],
+                pose=poses[:, 8 * i],
+                intrinsics=intrinsics[:, 8 * i],
+                index=torch.full((len(rgb),), 8 * i),
+            )
+            spatial = insert(spatial, newest)
+
+
+def _draw(device: torch.device) -> Draw:
+    """The native warp on a CPU that has numba, else the one in torch."""
+    if device.type != "cpu" or find_spec("numba") is None:
+        return warp
+    from engine.warp_cpu import warp as native
+
+    return native
+
+
 def rollout(
     model: WorldModel,
     codec: Codec,
@@ -142,54 +185,26 @@ def rollout(
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
 ) -> Tensor:
-    """Fly all of `truth` from its first pictures: [N, P - 1, 3, Y, X] in [-1, 1], one batch, chunk by chunk.
-
-    memory: False flies a model that has spatial memory without it.
-    """
-    generator = Generator(model, levels=levels)
-    dtype = generator.dtype
-    first = to_float(truth.frames[:, 0])
-    cond = condition_clip(truth.poses, truth.intrinsics, grid=codec.config.grid, config=model.config)
-    out = []
-    with half(first.device):
-        still = codec.encode_picture(first.to(codec.mean.dtype))
-    latents, state = generator.start(still.float(), text=truth.words, cond=cond.part(0, 1), seed=seed)
-    remembers = checked(model.config.memory_channels, codec) and memory
-    spatial = begin(_first(codec, truth, still)) if remembers else None
-    for i in range(1, cond.P.shape[1]):
-        before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
-        if spatial is not None:
-            recalled = recall(
-                spatial,
-                truth.poses[:, views],
-                truth.intrinsics[:, views],
-                codec=codec,
-                half=first.device.type == "cuda",
-            )
-        channels = None if recalled is None else recalled.channels
-        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels)
-        with half(first.device):
-            rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
-        out.append(rgb.float())
-        if spatial is not None and recalled is not None:
-            newest = frame_source(
-                ((rgb[:, -1].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1),
-                depth[:, -1],
-                recalled.warped.generation[:, -1],
-                pose=truth.poses[:, 8 * i],
-                intrinsics=truth.intrinsics[:, 8 * i],
-                index=torch.full((len(rgb),), 8 * i),
-            )
-            spatial = insert(spatial, newest)
-    return torch.cat(out, dim=1)
+    """Fly all of `truth` from its first pictures, see `fly`: [N, P - 1, 3, Y, X] in [-1, 1]."""
+    flown = fly(
+        model,
+        codec,
+        truth.frames[:, 0],
+        poses=truth.poses,
+        intrinsics=truth.intrinsics,
+        words=truth.words,
+        seed=seed,
+        levels=levels,
+        memory=memory,
+    )
+    return torch.cat([rgb for rgb, _ in flown], dim=1)
 
 
-def _first(codec: Codec, truth: Truth, still: Tensor) -> Sources:
-    """The first pictures, with the depth that the codec sees in them."""
-    with half(still.device):
-        return first_source(
-            truth.frames[:, 0], still, codec=codec, pose=truth.poses[:, 0], intrinsics=truth.intrinsics[:, 0]
-        )
+def seen_first(codec: Codec, pictures: Tensor, pose: Tensor, intrinsics: Tensor) -> Sources:
+    """First pictures uint8 [N, Y, X, 3] seen from [N, 4, 4] through [N, 4], with the depth that the codec sees in them."""
+    with half(pictures.device):
+        still = codec.encode_picture(to_float(pictures).to(codec.mean.dtype))
+        return first_source(pictures, still, codec=codec, pose=pose, intrinsics=intrinsics)
 
 
 @torch.inference_mode()
@@ -199,9 +214,7 @@ def warp_only(codec: Codec, truth: Truth) -> Tensor:
     A memory of its own warps would add nothing to it: what the first picture does not show would stay blurred.
     Returns as `rollout` does.
     """
-    with half(truth.poses.device):
-        still = codec.encode_picture(to_float(truth.frames[:, 0]).to(codec.mean.dtype))
-    source = _first(codec, truth, still)
+    source = seen_first(codec, truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0])
     views = zip(truth.poses[:, 1:].split(8, dim=1), truth.intrinsics[:, 1:].split(8, dim=1), strict=True)
     return torch.cat([to_float(warp(source, *view).rgb) for view in views], dim=1)
 
@@ -251,12 +264,17 @@ def measure_rollouts(
     for chunk in CHUNKS:
         if 8 * chunk <= made.shape[1]:
             part = slice(8 * (chunk - 1), 8 * chunk)
-            table["chunks"][chunk] = _measure_chunk(made[:, part], codec, truth, chunk)
+            table["chunks"][chunk] = averaged(chunk_scores(made[:, part], codec, truth, chunk))
     table["turn"] = _measure_turn(made, truth)
     return table
 
 
-def _measure_chunk(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict[str, float]:
+@torch.inference_mode()
+def chunk_scores(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict[str, Tensor]:
+    """Scores of one chunk of generated frames [N, 8, 3, Y, X] in [-1, 1], each [N]; sharpness as it is, in grey levels.
+
+    codec_…: of the true frames through the codec alone.  first_picture_psnr: of the first picture, repeated.
+    """
     true = to_float(truth.frames[:, 8 * (chunk - 1) + 1 : 8 * chunk + 1])
     first = to_float(truth.frames[:, :1])
     start = max(0, 8 * (chunk - 2))
@@ -264,23 +282,40 @@ def _measure_chunk(made: Tensor, codec: Codec, truth: Truth, chunk: int) -> dict
     with half(made.device):
         coded = codec.decode_clip(codec.encode_clip(context.to(codec.mean.dtype)))[0][:, -8:].float()
     return {
-        "psnr": float(psnr(made, true).mean()),
-        "ssim": float(ssim(made.flatten(0, 1), true.flatten(0, 1)).mean()),
-        "sharpness": float(sharpness(made).mean() / sharpness(true).mean()),
-        "codec_psnr": float(psnr(coded, true).mean()),
-        "codec_sharpness": float(sharpness(coded).mean() / sharpness(true).mean()),
-        "first_picture_psnr": float(psnr(first.expand_as(true), true).mean()),
+        "psnr": psnr(made, true).mean(dim=1),
+        "ssim": ssim(made.flatten(0, 1), true.flatten(0, 1)).view(made.shape[:2]).mean(dim=1),
+        "sharpness": sharpness(made).mean(dim=1),
+        "true_sharpness": sharpness(true).mean(dim=1),
+        "codec_psnr": psnr(coded, true).mean(dim=1),
+        "codec_sharpness": sharpness(coded).mean(dim=1),
+        "first_picture_psnr": psnr(first.expand_as(true), true).mean(dim=1),
     }
+
+
+def averaged(scores: dict[str, Tensor]) -> dict[str, float]:
+    """Means over flights of what `chunk_scores` returned, sharpness as a share of the truth's."""
+    means = {name: float(value.double().mean()) for name, value in scores.items()}
+    true = means.pop("true_sharpness")
+    return means | {name: means[name] / true for name in ("sharpness", "codec_sharpness")}
+
+
+def commanded(truth: Truth, frames: int) -> Tensor:
+    """Sideways movement of the picture that the true yaw asks for, in pixels per 2 frames: [N, frames - 2]."""
+    poses, n = truth.poses[:, 1 : frames + 1], TURN_FRAMES
+    yaw = torch.atan2(poses[:, :, 0, 2], poses[:, :, 2, 2])
+    turned = torch.remainder(yaw[:, n:] - yaw[:, :-n] + math.pi, 2 * math.pi) - math.pi
+    return -truth.intrinsics[:, 1 : frames + 1 - n, 0] * turned.tan()
 
 
 def _measure_turn(made: Tensor, truth: Truth, *, seconds: int = 6) -> dict[str, Any]:
     stop = min(made.shape[1], 16 * seconds)
-    true = to_float(truth.frames[:, 1 : stop + 1])
-    yaw = torch.atan2(truth.poses[:, 1 : stop + 1, 0, 2], truth.poses[:, 1 : stop + 1, 2, 2])
-    n = TURN_FRAMES
-    turned = torch.remainder(yaw[:, n:] - yaw[:, :-n] + math.pi, 2 * math.pi) - math.pi
-    command = -truth.intrinsics[:, 1 : stop + 1 - n, 0] * turned.tan()
-    moved = [_movement(made[:, :stop], n), _movement(true, n)]
+    command = commanded(truth, stop)
+    moved = [movement(made[:, :stop]), movement(to_float(truth.frames[:, 1 : stop + 1]))]
+    return turning(moved, command)
+
+
+def turning(moved: list[Tensor], command: Tensor) -> dict[str, Any]:
+    """How the movements of the generated and of the true films [N, n] follow the commanded ones [N, n]."""
     per_flight = [[correlation(m[i], command[i]) for i in range(len(command))] for m in moved]
     return {
         "correlation": correlation(moved[0], command),
@@ -293,9 +328,9 @@ def _measure_turn(made: Tensor, truth: Truth, *, seconds: int = 6) -> dict[str, 
     }
 
 
-def _movement(video: Tensor, frames: int) -> Tensor:
-    """[N, P, 3, Y, X] -> [N, P - frames] pixels to the right."""
-    a, b = video[:, :-frames], video[:, frames:]
+def movement(video: Tensor) -> Tensor:
+    """Of the pictures of films [N, P, 3, Y, X], pixels to the right per 2 frames: [N, P - 2]."""
+    a, b = video[:, :-TURN_FRAMES], video[:, TURN_FRAMES:]
     return shift(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2])
 
 
@@ -312,32 +347,6 @@ def rollout_sheet(
     save_sheet(path, rows)
 
 
-def evaluate(options: Evaluation) -> dict[str, Any]:
-    """Render, fly, measure, write. Returns what evaluation.json says."""
-    if options.assets is None:
-        raise ValueError("no folder of weights to measure: give --assets assets/pocket")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(device)
-    model = load_world(options.assets / "world.safetensors", dtype=dtype, device=device)
-    codec = load_codec(options.assets / "codec.safetensors", dtype=dtype, device=device)
-    say = Console(stderr=True, highlight=False).print
-    say(
-        f"rendering {options.flights} true flights of {options.chunks / 2:g} s, then flying them on {device.type}"
-    )
-    truth = render_truth(Renderer(device), count=options.flights, chunks=options.chunks, say=say)
-    report = measure_rollouts(model, codec, truth, seed=options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / "curve.svg").write_text(psnr_curve(report))
-    rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, options.chunks), picks=CHUNKS)
-    for chunk, row in report["chunks"].items():
-        say(
-            f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  sharpness {row['sharpness']:.2f}"
-        )
-    say(f"written to {options.out}")
-    return report
-
-
 def psnr_curve(report: dict[str, Any]) -> str:
     """PSNR by seconds of flight, with the codec above and the copied first picture below it."""
     names = {"psnr": "generated", "codec_psnr": "codec alone", "first_picture_psnr": "first picture"}
@@ -352,6 +361,6 @@ def psnr_curve(report: dict[str, Any]) -> str:
         y="PSNR, dB",
         x_range=(0, end),
         y_range=(14, 38),
-        x_step=2 if end > 4 else 1,
+        x_step=10 if end > 20 else 2 if end > 4 else 1,
         y_step=4,
     )

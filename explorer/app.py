@@ -159,7 +159,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    from engine.evaluate import Evaluation, evaluate
+    from engine.measure.command import Evaluation, evaluate
     from explorer.assets import assets_folder
 
     chosen = options(Evaluation, arguments, "explorer evaluate")

@@ -356,19 +356,25 @@ def carry_out(kind: type[Training], options: RunOptions) -> None:
             run.warm()
             return
         run.fill()
-        clips, frames = here.world * options.batch, run.frames()
-        weights = sum(p.numel() for p in run.model.parameters())
-        plan = Plan(
-            out=options.out,
-            name=run.name,
-            minutes=options.minutes,
-            steps=options.steps,
-            units=clips * (frames - 1),
-            flop=6.0 * weights * clips * frames * 160,
-            peak=here.world * matmul_rate(here.device),
-        )
-        Loop(plan, here, run.parts()).run(run.step, sample=run.sample)
+        learn_through(run)
         run.finish()
+
+
+def learn_through(run: Training) -> None:
+    """Train until the budget is spent."""
+    options, here = run.options, run.host
+    clips, frames = here.world * options.batch, run.frames()
+    weights = sum(p.numel() for p in run.model.parameters())
+    plan = Plan(
+        out=options.out,
+        name=run.name,
+        minutes=options.minutes,
+        steps=options.steps,
+        units=clips * (frames - 1),
+        flop=6.0 * weights * clips * frames * 160,
+        peak=here.world * matmul_rate(here.device),
+    )
+    Loop(plan, here, run.parts()).run(run.step, sample=run.sample)
 
 
 def train_world(options: WorldTraining) -> None:

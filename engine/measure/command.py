@@ -1,0 +1,249 @@
+"""`explorer evaluate`: fly the fixed set, keep a record of every flight, and set the figures beside their goals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from engine.codec import Codec, load_codec
+from engine.engine import compute_dtype, load_world
+from engine.evaluate import (
+    CHUNKS,
+    measure_rollouts,
+    psnr_curve,
+    render_truth,
+    rollout_sheet,
+)
+from engine.measure.film import Film, Shown, film, show
+from engine.measure.paths import Flight, fingerprint, plan
+from engine.measure.publish import published, weights_hash, write
+from engine.measure.scores import Record, records
+from engine.model import WorldModel
+from engine.train.codec_report import to_float
+from engine.train.data import HELD_OUT
+from engine.train.sheet import save_sheet
+from engine.worlds.renderer import Renderer
+
+EDITION = 1  # of what is measured: records of another one are made anew
+SECONDS = (0, 1, 2, 4, 10, 20, 30, 40, 50, 60)  # of the pictures on contact sheets
+BATCH = {"cpu": 1, "cuda": 32}  # flights at a time
+QUIET = 15.0  # seconds between lines where there is no terminal
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Measure the built-in world on the fixed set: 64 held-out worlds, a simple and a hard minute through each.
+
+    Minutes on a GPU, hours on two cores; Ctrl-C keeps what is measured and the same command continues. --quick is
+    for two cores: 12 calm flights of 10 s.
+    """
+
+    out: Path = Path("runs/evaluate")
+    """folder for evaluation.json, table.txt, curves and contact sheets"""
+    assets: Path | None = None
+    """folder with world.safetensors and codec.safetensors; default: those that came with the program"""
+    quick: bool = False
+    """a first look in about six minutes on two cores instead of the fixed set"""
+    worlds: int = 64
+    """of the fixed set, from the first"""
+    flights: int | None = None
+    """of --quick: held-out worlds, one flight through each; default 12"""
+    chunks: int | None = None
+    """of --quick: length of the flights, 0.5 s each; default 20"""
+    seed: int = 0
+    """of the noise"""
+    batch: int | None = None
+    """flights at a time; default 1 on a CPU, 32 on a GPU (0.7 GB each)"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """where to render and fly"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.worlds <= len(HELD_OUT):
+            raise ValueError(f"worlds={self.worlds}: the fixed set has 1 … {len(HELD_OUT)}")
+        for name in ("flights", "chunks", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1")
+        if not self.quick and (self.flights or self.chunks):
+            raise ValueError("--flights and --chunks belong to --quick: the fixed set is sized by --worlds")
+        if self.quick and (self.worlds != len(HELD_OUT) or self.batch):
+            raise ValueError("--worlds and --batch belong to the fixed set: --quick is sized by --flights")
+
+
+def evaluate(options: Evaluation) -> dict[str, Any]:
+    """Fly, measure, write. Returns what evaluation.json says. Raises ValueError for weights that cannot be read."""
+    if options.assets is None:
+        raise ValueError("no folder of weights to measure: give --assets assets/pocket")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA GPU here: use --device cpu")
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    dtype = compute_dtype(device)
+    model = load_world(options.assets / "world.safetensors", dtype=dtype, device=device)
+    codec = load_codec(options.assets / "codec.safetensors", dtype=dtype, device=device)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {options.out} ({error.strerror}): choose another --out") from None
+    work = _quick if options.quick else _full
+    report = work(options, model, codec, device)
+    Console(stderr=True, highlight=False).print(f"written to {options.out}")
+    return report
+
+
+def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.device) -> dict[str, Any]:
+    say = Console(stderr=True, highlight=False).print
+    flights, chunks = options.flights or 12, options.chunks or 20
+    say(f"rendering {flights} true flights of {chunks / 2:g} s, then flying them on {device.type}")
+    truth = render_truth(Renderer(device), count=flights, chunks=chunks, say=say)
+    report = measure_rollouts(model, codec, truth, seed=options.seed)
+    write(options.out / "evaluation.json", json.dumps(report, indent=1) + "\n")
+    write(options.out / "curve.svg", psnr_curve(report))
+    rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, chunks), picks=CHUNKS)
+    for chunk, row in report["chunks"].items():
+        say(
+            f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  sharpness {row['sharpness']:.2f}"
+        )
+    return report
+
+
+def _full(options: Evaluation, model: WorldModel, codec: Codec, device: torch.device) -> dict[str, Any]:
+    with _telling() as say:
+        flights = planned(options.worlds, say)
+        known = measured(flights, options, model, codec, device, say)
+    assert options.assets is not None
+    return published(
+        flights,
+        known,
+        out=options.out,
+        assets=options.assets,
+        seed=options.seed,
+        levels=list(model.config.levels),
+        device=device,
+    )
+
+
+def planned(worlds: int, say: Say) -> list[Flight]:
+    """The flights of the first `worlds` of the fixed set."""
+    renderer = Renderer("cpu")
+    out: list[Flight] = []
+    for i, world in enumerate(HELD_OUT[:worlds]):
+        say(f"planning paths: world {i + 1} of {worlds}")
+        out += plan(renderer, world)
+    return out
+
+
+def measured(
+    flights: Sequence[Flight],
+    options: Evaluation,
+    model: WorldModel,
+    codec: Codec,
+    device: torch.device,
+    say: Say,
+) -> list[Record]:
+    """The records of all flights: those on disk as they are, the others made and kept, a batch at a time."""
+    assert options.assets is not None
+    weights = weights_hash(options.assets)
+    keys = {f.name: _key(f, weights, options.seed) for f in flights}
+    folder = options.out / "flights"
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [f for f in flights if _kept(folder, f, keys[f.name]) is None]
+    size = options.batch or BATCH[device.type]
+    renderer, begun, done = Renderer(device), time.perf_counter(), len(flights) - len(todo)
+    for at in range(0, len(todo), size):
+        left = (time.perf_counter() - begun) * (len(todo) - at) / at / 60 if at else 0.0
+        told = f"flight {done + at + 1} of {len(flights)}" + (f", about {left:.0f} min left" if at else "")
+        batch = todo[at : at + size]
+        _fly(batch, keys, folder, model, codec, renderer, options.seed, partial(_prefixed, say, told))
+    return [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
+
+
+def _prefixed(say: Say, prefix: str, words: str) -> None:
+    say(f"{prefix}: {words}")
+
+
+def _fly(
+    flights: Sequence[Flight],
+    keys: dict[str, str],
+    folder: Path,
+    model: WorldModel,
+    codec: Codec,
+    renderer: Renderer,
+    seed: int,
+    say: Say,
+) -> None:
+    """Render, fly, measure one batch, and keep its records and strips."""
+    size = dict(width=codec.config.width, height=codec.config.height)
+    shown = show(renderer, flights, **size, say=lambda w: say(f"rendering, {w}"))
+    made = film(model, codec, shown.truth, seed=seed, say=lambda w: say(f"flying, {w}"))
+    forgetful = None
+    if model.config.memory_channels:
+        forgetful = film(
+            model,
+            codec,
+            shown.truth,
+            seed=seed,
+            memory=False,
+            say=lambda w: say(f"flying without memory, {w}"),
+        )
+    say("measuring")
+    found = records(list(flights), shown, made, forgetful, codec=codec)
+    for i, (flight, record) in enumerate(zip(flights, found, strict=True)):
+        save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, forgetful))
+        write(
+            folder / f"{flight.name}.json",
+            json.dumps({"key": keys[flight.name], "batch": len(flights), **record}),
+        )
+
+
+def _strip(i: int, shown: Shown, made: Film, forgetful: Film | None) -> list[torch.Tensor]:
+    """Truth, film, and film without memory of one flight."""
+    picks = [16 * s for s in SECONDS if 16 * s < made.frames.shape[1]]
+    videos = [shown.truth.frames, made.frames, *([forgetful.frames] if forgetful else [])]
+    return [to_float(video[i, picks]) for video in videos]
+
+
+def _key(flight: Flight, weights: str, seed: int) -> str:
+    """What a record depends on: it is made anew when this changes."""
+    told = f"{EDITION} {fingerprint([flight])} {weights} {seed}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _kept(folder: Path, flight: Flight, key: str) -> Record | None:
+    """The record of a flight, if it is there, whole, and of this key."""
+    try:
+        record = json.loads((folder / f"{flight.name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("key") == key else None
+
+
+@contextmanager
+def _telling() -> Iterator[Say]:
+    """One line that changes on a terminal; elsewhere a line now and then."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+        return
+    last = [-math.inf]
+
+    def say(words: str) -> None:
+        if time.perf_counter() - last[0] >= QUIET:
+            last[0] = time.perf_counter()
+            console.print(words)
+
+    yield say

@@ -1,0 +1,264 @@
+"""What each part of the world model is worth: the same short training with one thing changed at a time.
+
+    python -m engine.train.ablate --codec runs/codec/codec.safetensors --minutes 3 --out runs/ablate
+
+Runs under torchrun too. Every variant is a folder; one that is measured is not run again, one that was interrupted
+continues. Ends with ablate.json, ablate.txt and growth.svg: memory of a flight by its length for the model as it is
+and for one of softmax blocks alone.
+
+Keys are scaled by the gain that their norm starts with: K is the width of a head, N the tokens of a frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from engine.config import POCKET_CODEC, POCKET_MEMORY
+from engine.curve import curve
+from engine.evaluate import measure_return, measure_rollouts
+from engine.gdn import GDN
+from engine.measure.film import film
+from engine.measure.odometry import EVERY, track
+from engine.measure.pose_error import PoseError, pose_error
+from engine.model import WorldModel
+from engine.train.growth import growth
+from engine.train.host import Host, host
+from engine.train.world import Training, WorldTraining, learn_through
+
+SHORT, LONG = 8, 20  # chunks at which results are told: 4 and 10 s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One thing changed."""
+
+    told: str
+    plucker: bool = True
+    key_gain: str = "1/√(K·N)"
+    memory: bool = True
+
+    def change(self, model: WorldModel) -> WorldModel:
+        """Make a new model one of this variant."""
+        if not self.plucker:
+            for block in model.blocks:  # begins at zero, and stays there
+                block.get_submodule("plucker_proj").requires_grad_(False)
+        tokens, width = math.prod(POCKET_CODEC.grid), model.config.head_dim
+        gain = {"1/√(K·N)": 1.0, "1/√K": math.sqrt(tokens), "1": math.sqrt(tokens * width)}[self.key_gain]
+        for module in model.modules():
+            if isinstance(module, GDN):
+                for norm in (module.k_norm, module.k_norm_cam):
+                    norm.weight.data.mul_(gain)
+        return model
+
+
+VARIANTS = {
+    "base": Variant(told="UCPE and Plücker rays, keys × 1/√(K·N), spatial memory"),
+    "ucpe": Variant(told="UCPE only", plucker=False),
+    "keys-by-width": Variant(told="keys × 1/√K", key_gain="1/√K"),
+    "keys-unscaled": Variant(told="keys unscaled", key_gain="1"),
+    "no-memory": Variant(told="no spatial memory", memory=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(WorldTraining):
+    """Train the world model anew for every variant, each with the same budget. Ctrl-C saves; the same command continues."""
+
+    out: Path = Path("runs/ablate")
+    """folder with one folder per variant"""
+    minutes: float = 3.0
+    """wall clock of each variant"""
+    measure_chunks: int = 40
+    """length of the measured flights, at least 20"""
+    only: tuple[str, ...] = ()
+    """names of variants to run; default: all"""
+    growth_chunks: int = 120
+    """length of the flights whose memory and time are compared; 0: leave out"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.only if name not in VARIANTS]
+        if unknown:
+            raise ValueError(f"no variant is called {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
+        if self.init is not None:
+            raise ValueError(
+                f"init={self.init}: variants begin from random weights, or one would inherit from another"
+            )
+        if self.measure_chunks < LONG:
+            raise ValueError(f"measure_chunks={self.measure_chunks}: results are told at {LONG} chunks")
+
+
+class Diverged(ArithmeticError):
+    """A loss was not finite, in some process."""
+
+
+class Ablated(Training):
+    """A training of one variant."""
+
+    def __init__(self, options: Ablation, here: Host, variant: Variant) -> None:
+        self.variant = variant
+        super().__init__(options, here)
+
+    def built(self) -> WorldModel:
+        return self.variant.change(super().built())
+
+    def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
+        losses = super().step(step, fraction)
+        lost = [float(not bool(loss.isfinite())) for loss in losses.values()]
+        if max(self.host.highest(lost)):  # all processes leave together
+            raise Diverged(f"step {step}")
+        return losses
+
+    def result(self) -> dict[str, Any]:
+        """Measured with the averaged weights."""
+        model, truth = self.averaged(), self.truth
+        assert truth is not None
+        assert self.returning is not None
+        report = measure_rollouts(model, self.codec, truth)
+        made = film(model, self.codec, truth)
+        errors = [
+            pose_error(
+                track(
+                    made.frames[i].cpu().numpy(),
+                    made.inverse_depth[i].float().cpu().numpy(),
+                    truth.intrinsics[i, 0].cpu().numpy(),
+                ).poses,
+                truth.poses[i, ::EVERY].double().cpu().numpy(),
+            )
+            for i in range(len(truth.poses))
+        ]
+        return {
+            "chunks": report["chunks"],
+            "turn": report["turn"],
+            "pose": _mean(errors),
+            "returning": measure_return(model, self.codec, self.returning),
+        }
+
+
+def _mean(errors: list[PoseError]) -> dict[str, float]:
+    rows = [asdict(e) for e in errors]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def ablate(options: Ablation) -> dict[str, Any]:
+    """Run what is not done yet. Returns what ablate.json says. Raises ValueError for a codec that cannot be read."""
+    with host(options.device) as here:
+        for name in options.only or VARIANTS:
+            if not _result(options.out / name).is_file():
+                _run(name, options, here)
+        if not here.leads:
+            return {}
+        grown = _grown(options, here)
+    known = {
+        name: json.loads(_result(options.out / name).read_text())
+        for name in VARIANTS
+        if _result(options.out / name).is_file()
+    }
+    report = {"minutes": options.minutes, "steps": options.steps, "variants": known, "growth": grown}
+    _write(options.out / "ablate.json", json.dumps(report, indent=1) + "\n")
+    table = _table(known)
+    Console(highlight=False).print(table)
+    with (options.out / "ablate.txt").open("w") as file:
+        Console(file=file, width=120).print(table)
+    return report
+
+
+def _run(name: str, options: Ablation, here: Host) -> None:
+    """Train and measure one variant."""
+    variant = VARIANTS[name]
+    own = replace(options, out=options.out / name, memory=variant.memory)
+    if here.leads:
+        Console(stderr=True, highlight=False).print(f"{name}: {variant.told}")
+    run = Ablated(own, here, variant)
+    run.fill()
+    result: dict[str, Any] = {"told": variant.told}
+    try:
+        learn_through(run)
+        if here.leads:
+            result |= run.result()
+    except Diverged as error:
+        result["diverged"] = str(error)
+    if here.leads:
+        own.out.mkdir(parents=True, exist_ok=True)
+        _write(_result(own.out), json.dumps(result, indent=1) + "\n")
+
+
+def _result(folder: Path) -> Path:
+    return folder / "result.json"
+
+
+def _table(known: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One line per variant."""
+    table = Table(title="each trained anew, with the same budget", title_justify="left")
+    table.add_column("", no_wrap=True)
+    heads = ("dB 4 s", "dB 10 s", "sharp 4 s", "turn", "RotErr °", "TransErr m", "CamMC", "dB back")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for result in known.values():
+        if "diverged" in result:
+            table.add_row(result["told"], f"not finite at {result['diverged']}")
+            continue
+        chunks, pose, back = result["chunks"], result["pose"], result["returning"]
+        short, long = chunks[str(SHORT)], chunks[str(LONG)]
+        figures = [short["psnr"], long["psnr"], short["sharpness"], result["turn"]["correlation"]]
+        figures += [pose["rotation"], pose["translation"], pose["matrix"]]
+        figures.append(back.get("memory_on", back["memory_off"])["revisit_psnr"])
+        table.add_row(result["told"], *(f"{x:.2f}" for x in figures))
+    return table
+
+
+def _grown(options: Ablation, here: Host) -> dict[str, list[dict[str, float]]]:
+    """Cost by length of flight: as shipped, and with softmax blocks that see the whole flight; drawn as growth.svg."""
+    if not options.growth_chunks:
+        return {}
+    chunks = options.growth_chunks
+    alone = replace(POCKET_MEMORY, softmax_blocks=tuple(range(POCKET_MEMORY.depth)), window=chunks + 1)
+    dtype = torch.bfloat16 if here.device.type == "cuda" else torch.float32
+    every = max(1, chunks // 12)
+    rows = {
+        name: growth(config, chunks=chunks, every=every, device=here.device, dtype=dtype)
+        for name, config in (("GDN and softmax", POCKET_MEMORY), ("softmax alone", alone))
+    }
+    lines = {name: [(r["seconds"], r["megabytes"]) for r in of] for name, of in rows.items()}
+    top = max(y for line in lines.values() for _, y in line)
+    step = 10 ** math.floor(math.log10(top))
+    plot = curve(
+        lines,
+        x="seconds of flight",
+        y="MB of state",
+        x_range=(0, chunks / 2),
+        y_range=(0, step * math.ceil(top / step)),
+        x_step=max(1, chunks // 12),
+        y_step=step,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    _write(options.out / "growth.svg", plot)
+    return rows
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def main() -> None:
+    """The command line of this file."""
+    import tyro
+
+    ablate(tyro.cli(Ablation, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

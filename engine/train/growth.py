@@ -1,0 +1,72 @@
+"""What a flight costs by its length: memory of the state and time of a chunk, for models that remember differently."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+
+import torch
+from torch import Tensor
+
+from engine.conditioning import condition_clip
+from engine.config import ModelConfig
+from engine.generator import Generator
+from engine.model import WorldModel
+
+LENS = (200.0, 200.0, 128.0, 80.0)
+SPEED = 0.25  # metres per frame, straight on
+
+
+def state_bytes(value: object) -> int:
+    """Of all tensors in a dataclass or tuple, each storage once."""
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(value)}.values()
+    )
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from _tensors(getattr(value, f.name))
+
+
+@torch.inference_mode()
+def growth(
+    config: ModelConfig, *, chunks: int, every: int, device: torch.device, dtype: torch.dtype
+) -> list[dict[str, float]]:
+    """Fly a model of random weights straight on. Returns rows of seconds, megabytes, milliseconds (median since the last).
+
+    What is generated does not matter: work and memory depend on the sizes alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WorldModel(config).to(device, dtype).eval()
+    generator, frames = Generator(model), 8 * chunks + 1
+    poses = torch.eye(4, dtype=torch.float64).repeat(1, frames, 1, 1)
+    poses[:, :, 2, 3] = SPEED * torch.arange(frames)
+    lens = torch.tensor(LENS, dtype=torch.float64).expand(1, frames, 4)
+    grid = (10, 16)
+    cond = condition_clip(poses.to(device), lens.to(device), grid=grid, config=config)
+    first = torch.zeros(1, config.latent_channels, *grid, device=device)
+    words = torch.zeros(1, config.caption_tokens, dtype=torch.int64, device=device)
+    _, state = generator.start(first, text=words, cond=cond.part(0, 1), seed=0)
+    rows: list[dict[str, float]] = []
+    times: list[float] = []
+    for chunk in range(1, chunks + 1):
+        begun = time.perf_counter()
+        latents, state = generator.step(state, cond=cond.part(chunk, chunk + 1))
+        float(latents.sum())  # waits for the device
+        times.append(1e3 * (time.perf_counter() - begun))
+        if chunk % every == 0:
+            size = state_bytes(state.blocks) / 1e6
+            rows.append(
+                {"seconds": chunk / 2, "megabytes": size, "milliseconds": sorted(times)[len(times) // 2]}
+            )
+            times = []
+    return rows
