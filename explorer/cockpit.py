@@ -47,7 +47,7 @@ class Cockpit:
         self.painter = GalleryPainter(scenes)
         self.choosing = len(scenes) > 1
         self.running = True
-        self.show_help, self.show_figures = False, True
+        self.show_help, self.show_figures, self.raw = False, True, False
         self.recorder: Recorder | None = None
         self._toast = Toast("", 0.0)
         self._leave_until = 0.0  # a second Esc before this leaves
@@ -78,7 +78,8 @@ class Cockpit:
                 f"{stats.frame.index} frames, first after {stats.first_frame_at - self._begun:.1f} s; "
                 f"{stats.generated_fps:.1f} generated per second, window {self._fps():.0f}; "
                 f"chunk {stats.chunk * 1e3:.0f} ms; "
-                f"input to frame {stats.latency(50) * 1e3:.0f} ms, 95 of 100 within {stats.latency(95) * 1e3:.0f} ms"
+                f"input to reprojected {hud.spread(stats.latency, generated=False)}, "
+                f"to generated {hud.spread(stats.latency, generated=True)} (median / 95 of 100)"
             )
 
     def _refresh(self, now: float) -> None:
@@ -88,14 +89,17 @@ class Cockpit:
         shown = self.session.tick(self.window.hands.steering, now=now)
         if self.session.stage == "failed" and self.session.engine.spec is None:
             raise ValueError(self.session.note)
+        begun = time.perf_counter()
         if not self.choosing:
             for item in shown:
                 if self.recorder is not None:
                     self.recorder.add(item.frame.pixels)
             if shown:
-                self.display.picture(shown[-1].frame.pixels)
+                self.display.frame(shown[-1].frame, now=now)
+            self.display.look(None if self.raw else self.session.view(now), now=now)
         self._panels(now)
-        self.display.draw()
+        self.display.draw(begun=begun)
+        self.session.stats.latency.presented(time.perf_counter())
 
     def _act(self, action: Action, now: float) -> None:
         common: dict[str, Callable[[], None]] = {
@@ -116,6 +120,7 @@ class Cockpit:
         }
         flying: dict[str, Callable[[], None]] = {
             "figures": self._toggle_figures,
+            "raw": lambda: self._toggle_raw(now),
             "gallery": self._gallery,
             "restart": self._restart,
             "record": lambda: self._record(now),
@@ -163,6 +168,11 @@ class Cockpit:
 
     def _toggle_figures(self) -> None:
         self.show_figures, self._figures_at = not self.show_figures, 0.0
+
+    def _toggle_raw(self, now: float) -> None:
+        self.raw = not self.raw
+        words = "Frames as they are generated" if self.raw else "Frames drawn from where you are"
+        self._toast = Toast(words, now + TOAST_SECONDS)
 
     def _move(self, dx: int, dy: int) -> None:
         self.grid = self.grid.move(dx, dy)
@@ -306,9 +316,10 @@ class Cockpit:
                 generated=stats.generated_fps,
                 chunk=stats.chunk,
                 chunk_length=spec.chunk_frames / spec.fps,
-                latency=stats.latency(50),
-                latency_95=stats.latency(95),
-                pose=stats.frame.pose if stats.frame else Pose(),
+                drawn="raw" if self.raw else self.display.way,
+                latency=stats.latency,
+                pose=self.session.pilot.pose if self.session.pilot else Pose(),
+                walking=self.window.hands.walk,
                 speed=self.window.hands.speed,
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,

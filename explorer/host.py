@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from engine.camera import Intrinsics, Pose
 from explorer.controls import Steering
 from explorer.messages import Begin, Failed, Frames, Progress, Ready, Resting, Stop, Taken
-from explorer.pilot import PilotState, at_rest, roll_forward
+from explorer.pilot import PilotState, at_rest
+from explorer.predict import Flown, foretold, reconciled, zoomed
 
 if TYPE_CHECKING:
     from engine.engine import Chunk, Engine
@@ -40,9 +42,10 @@ class Inbox:
         self._pipe = pipe
         self._news = threading.Condition()
         self._begin: Begin | None = None
-        self.steering = Steering()
+        self.flown: Flown | None = None
         self.free = deque(range(SLOTS))
         self.end = 0.0  # perf_counter seconds at which the last frame's time on screen is over
+        self.period = 0.0  # seconds for which the window shows each frame
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -57,15 +60,21 @@ class Inbox:
 
     def _sort(self, message: object) -> None:
         match message:
-            case Steering():
-                self.steering = message
-            case Taken(slot=slot, end=end):
+            case Flown():
+                self.flown = message
+            case Taken(slot=slot, end=end, period=period):
                 self.free.append(slot)
                 self.end = end or self.end
+                self.period = period or self.period
             case Begin():
                 self._begin = message
             case Stop():
                 os._exit(0)
+
+    @property
+    def steering(self) -> Steering:
+        """What hands did last."""
+        return self.flown.steering if self.flown else Steering()
 
     def take_begin(self) -> Begin | None:
         with self._news:
@@ -97,7 +106,7 @@ class Flight:
 
     begin: Begin
     state: StreamState
-    pilot: PilotState
+    pose: Pose  # of the newest frame
     used: Steering
     index: int  # of the next frame
     rested: int = 0  # chunks without motion
@@ -142,39 +151,62 @@ class Host:
             begin.picture, pose=begin.pose, intrinsics=begin.intrinsics, words=begin.words, seed=begin.seed
         )
         used = self.inbox.steering
-        flight = Flight(begin=begin, state=chunk.state, pilot=PilotState(begin.pose), used=used, index=0)
+        flight = Flight(begin=begin, state=chunk.state, pose=begin.pose, used=used, index=0)
         self.inbox.end = 0.0
-        return self._send(flight, chunk, (begin.pose,), seconds=time.perf_counter() - started)
+        lens = begin.intrinsics
+        return self._send(flight, chunk, (begin.pose,), lens, started=started)
 
     def _step(self, flight: Flight) -> Flight:
         started = time.perf_counter()
-        spec = self.engine.spec
-        poses, pilot, used = roll_forward(
-            flight.pilot, self.inbox.steering, flight.used, frames=spec.chunk_frames, fps=spec.fps
-        )
-        chunk, discarded = finite_step(self.engine, flight.state, poses, intrinsics=flight.begin.intrinsics)
-        rested = flight.rested + 1 if at_rest(flight.pilot, pilot) else 0
+        flown = self._flown(flight, started)
+        poses, lens = self._aim(flight, flown, started)
+        chunk, discarded = finite_step(self.engine, flight.state, poses, intrinsics=lens)
+        rested = flight.rested + 1 if at_rest(flight.pose, poses[-1]) else 0
         flight = replace(
             flight,
             state=chunk.state,
-            pilot=pilot,
-            used=used,
+            pose=poses[-1],
+            used=flown.steering,
             rested=rested,
             discarded=flight.discarded + discarded,
         )
-        seconds = time.perf_counter() - started
-        self.recent.append(seconds)
-        return self._send(flight, chunk, poses, seconds=seconds)
+        self.recent.append(time.perf_counter() - started)
+        return self._send(flight, chunk, poses, lens, started=started)
 
-    def _send(self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], *, seconds: float) -> Flight:
+    def _flown(self, flight: Flight, now: float) -> Flown:
+        """The pilot's newest word; until it flies here, the hands at the place where the flight begins."""
+        flown = self.inbox.flown
+        if flown is not None and flown.flight == flight.begin.flight:
+            return flown
+        held = replace(flight.used, controls=self.inbox.steering.controls)
+        start = PilotState(flight.pose, used=flight.used)
+        return Flown(flight=flight.begin.flight, steering=held, pilot=start, time=now)
+
+    def _aim(self, flight: Flight, flown: Flown, now: float) -> tuple[tuple[Pose, ...], Intrinsics]:
+        """Poses and lens of the coming chunk: where the pilot will be when each of its frames is shown."""
+        spec = self.engine.spec
+        period = max(self.inbox.period, 1.0 / spec.fps)
+        begin = max(self.inbox.end, now + max(self.recent, default=0.0))
+        times = [begin + i * period for i in range(-1, spec.chunk_frames)]
+        before, *states = foretold(flown, times)
+        poses = reconciled(
+            flight.pose, before.pose, [s.pose for s in states], seconds=period * spec.chunk_frames
+        )
+        return poses, zoomed(flight.begin.intrinsics, states[-1].zoom)
+
+    def _send(
+        self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], lens: Intrinsics, *, started: float
+    ) -> Flight:
+        seconds = time.perf_counter() - started
         self.inbox.wait_start(ahead=float("inf"))  # a free slot
         if not self.inbox.free:
             return flight
         slot = self.inbox.free.popleft()
-        for target, frame in zip(
-            slot_frames(self.memory, self.engine.spec, slot), chunk.frames, strict=False
-        ):
-            target[...] = frame.pixels
+        place = Slots(self.memory, self.engine.spec)
+        for i, frame in enumerate(chunk.frames):
+            place.pixels(slot)[i] = frame.pixels
+            if frame.inverse_depth is not None:
+                place.depth(slot)[i] = frame.inverse_depth
         count = len(chunk.frames)
         self.inbox.end = max(self.inbox.end, time.perf_counter()) + count / self.engine.spec.fps
         self.pipe.send(
@@ -183,9 +215,12 @@ class Host:
                 slot=slot,
                 first=flight.index,
                 poses=poses,
-                intrinsics=flight.begin.intrinsics,
+                intrinsics=lens,
                 input=flight.used.input,
                 seconds=seconds,
+                started=started,
+                sent=time.perf_counter(),
+                depth=all(frame.inverse_depth is not None for frame in chunk.frames),
                 timing=dict(chunk.timing),
                 discarded=flight.discarded,
             )
@@ -203,11 +238,27 @@ def finite_step(
         return engine.step(state, poses, intrinsics=intrinsics, attempt=1), 1
 
 
-def slot_frames(memory: SharedMemory, spec: Any, slot: int) -> NDArray[np.uint8]:
-    """One slot of the shared memory as [chunk_frames, Y, X, 3]; spec has chunk_frames, height and width."""
-    shape = (spec.chunk_frames, spec.height, spec.width, 3)
-    size = int(np.prod(shape))
-    return np.ndarray(shape, np.uint8, buffer=memory.buf, offset=slot * size)
+class Slots:
+    """The shared memory as pictures and their inverse depth; spec has chunk_frames, height and width."""
+
+    def __init__(self, memory: SharedMemory, spec: Any) -> None:
+        self._memory = memory
+        self._shape = (spec.chunk_frames, spec.height, spec.width)
+
+    @staticmethod
+    def size(spec: Any) -> int:
+        """Bytes in all: per pixel three of colour and two of depth."""
+        return SLOTS * spec.chunk_frames * spec.height * spec.width * 5
+
+    def pixels(self, slot: int) -> NDArray[np.uint8]:
+        """[chunk_frames, Y, X, 3] RGB."""
+        offset = 5 * slot * math.prod(self._shape)
+        return np.ndarray((*self._shape, 3), np.uint8, buffer=self._memory.buf, offset=offset)
+
+    def depth(self, slot: int) -> NDArray[np.float16]:
+        """[chunk_frames, Y, X] 1/m."""
+        offset = (5 * slot + 3) * math.prod(self._shape)
+        return np.ndarray(self._shape, np.float16, buffer=self._memory.buf, offset=offset)
 
 
 def serve(pipe: Connection, *, model: str, assets: Path, device: str, threads: int | None, nice: int) -> None:
@@ -227,7 +278,7 @@ def serve(pipe: Connection, *, model: str, assets: Path, device: str, threads: i
             on_step=lambda step: pipe.send(Progress(step)),
         )
         spec = engine.spec
-        memory = SharedMemory(create=True, size=SLOTS * spec.chunk_frames * spec.height * spec.width * 3)
+        memory = SharedMemory(create=True, size=Slots.size(spec))
         pipe.send(
             Ready(
                 name=spec.name,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from pyquaternion import Quaternion
+
+from engine.camera import Pose
 from engine.frame import Frame
+from explorer.latency import Journey
 
 SLOWEST = 4.0  # a slow engine stretches the time between frames to at most this multiple; then it stalls
 
@@ -17,6 +21,7 @@ class Shown:
     frame: Frame
     due: float  # perf_counter seconds
     input: int  # id of the newest input that shaped it
+    way: Journey | None = None  # how it came here; a first picture comes by none
 
 
 class Pacer:
@@ -28,14 +33,24 @@ class Pacer:
         self._queue: deque[Shown] = deque()
         self.end = 0.0  # when the last frame's time is over
         self.late = 0.0  # seconds that the newest chunk came too late
+        self.period = self._period  # seconds for which the newest chunk's frames are shown
+        self._shown: Shown | None = None
 
-    def add(self, frames: tuple[Frame, ...], *, input: int, seconds: float, now: float) -> float:
+    def add(
+        self,
+        frames: tuple[Frame, ...],
+        *,
+        input: int,
+        seconds: float,
+        now: float,
+        way: Journey | None = None,
+    ) -> float:
         """Queue a chunk that took `seconds` to make. Returns when the time of its last frame is over."""
         self._step = 0.7 * self._step + 0.3 * seconds if self._step else seconds
-        period = min(max(self._period, self._step / len(frames)), SLOWEST * self._period)
+        self.period = period = min(max(self._period, self._step / len(frames)), SLOWEST * self._period)
         self.late = max(now - self.end, 0.0) if self.end else 0.0
         start = max(self.end, now)
-        self._queue.extend(Shown(f, start + i * period, input) for i, f in enumerate(frames))
+        self._queue.extend(Shown(f, start + i * period, input, way) for i, f in enumerate(frames))
         self.end = start + len(frames) * period
         return self.end
 
@@ -44,9 +59,20 @@ class Pacer:
         out = []
         while self._queue and self._queue[0].due <= now:
             out.append(self._queue.popleft())
+        self._shown = out[-1] if out else self._shown
         return out
+
+    def between(self, now: float) -> Pose | None:
+        """Where the generated camera is: between the frame shown and the next, as time is. None before the first."""
+        if self._shown is None or not self._queue:
+            return self._shown.frame.pose if self._shown else None
+        here, there = self._shown, self._queue[0]
+        a, b = here.frame.pose, there.frame.pose
+        share = min(max((now - here.due) / max(there.due - here.due, 1e-6), 0.0), 1.0)
+        return Pose(Quaternion.slerp(a.q, b.q, share), a.t + share * (b.t - a.t))
 
     def clear(self) -> None:
         """Forget what waits: another flight begins."""
         self._queue.clear()
+        self._shown = None
         self.end = self.late = 0.0

@@ -157,6 +157,7 @@ class Station:
             self._next = max(self._next + self._gap, shown.due)
             control = self._hands.control_of(shown.input)
             self._broadcast.publish(shown.frame, control=control, due=shown.due)
+            self._session.stats.latency.presented(time.perf_counter())
 
 
 def greeting(spec: Ready, scenes: Sequence[Scene]) -> wire.Hello:

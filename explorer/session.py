@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from engine.camera import Intrinsics
 from engine.frame import Frame
 from explorer.assets import Scene
 from explorer.controls import Steering
-from explorer.messages import Failed, Progress, Ready, Resting
+from explorer.latency import Journey, Latency
+from explorer.messages import Failed, Frames, Progress, Ready, Resting
 from explorer.pacer import Pacer, Shown
+from explorer.pilot import PilotState, steered
+from explorer.predict import Flown, zoomed
+from explorer.reproject import View, leashed, reach_of, shown_lens
 from explorer.worker import Chunk, EngineProcess
+
+LONGEST = (
+    0.25  # seconds that the pilot flies on at most between two ticks: a window held fast does not run away
+)
 
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "failed"]
 
@@ -32,6 +41,10 @@ class Session:
         self.note = "starting the engine"  # what start-up is doing, or why it failed
         self.stats = Stats()
         self._pacer: Pacer | None = None
+        self.pilot: PilotState | None = None  # placed where a flight begins
+        self._lens: Intrinsics | None = None  # of the scene
+        self._flight = 0  # that the pilot flies in
+        self._at = 0.0  # perf_counter seconds of the last tick
 
     def restart(self) -> None:
         """A new engine process after a failure; the scene is flown from its beginning."""
@@ -46,6 +59,7 @@ class Session:
             assert self._pacer is not None
             self._pacer.clear()
             picture, intrinsics = scene.picture(spec.width, spec.height)
+            self.pilot, self._lens = None, intrinsics
             self.engine.begin(
                 picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
             )
@@ -55,16 +69,33 @@ class Session:
         """Hand over what is held, collect what arrived. Returns frames that are due, oldest first."""
         if self.stage == "failed":
             return []
-        self.engine.steer(steering)
-        self.stats.asked(steering)
+        self._fly(steering, now)
         for event in self.engine.events():
-            self._take(event, now)
+            self._take(event, now, steering)
         shown = self._pacer.due(now) if self._pacer else []
         for item in shown:
             self.stats.shown(item, now)
         return shown
 
-    def _take(self, event: object, now: float) -> None:
+    def _fly(self, steering: Steering, now: float) -> None:
+        """The pilot flies until now, and the engine hears of it."""
+        dt, self._at = min(now - self._at, LONGEST), now
+        if self.pilot is not None:
+            self.stats.latency.asked(steering)
+            self.pilot = steered(self.pilot, steering, max(dt, 0.0))
+            self.engine.steer(Flown(flight=self._flight, steering=steering, pilot=self.pilot, time=now))
+            self.stats.latency.drawn(obeyed=steering.input)
+
+    def view(self, now: float) -> View | None:
+        """From where to draw: the pilot's pose now, as far as it may lead what is generated. None before a frame."""
+        anchor = self._pacer.between(now) if self._pacer else None
+        if anchor is None or self.pilot is None or self.stats.frame is None:
+            return None
+        assert self._lens is not None
+        pose = leashed(self.pilot.pose, anchor, reach=self.stats.reach)
+        return View(pose=pose, lens=shown_lens(zoomed(self._lens, self.pilot.zoom)))
+
+    def _take(self, event: object, now: float, steering: Steering) -> None:
         match event:
             case Progress(step=step):
                 self.note = step
@@ -78,13 +109,18 @@ class Session:
             case Failed(why=why):
                 self.stage, self.note = "failed", why
             case Chunk():
-                self._queue(event, now)
+                self._queue(event, now, steering)
 
-    def _queue(self, chunk: Chunk, now: float) -> None:
+    def _queue(self, chunk: Chunk, now: float, steering: Steering) -> None:
         assert self._pacer is not None
         made = chunk.made
-        end = self._pacer.add(chunk.frames, input=made.input, seconds=made.seconds, now=now)
-        self.engine.taken(chunk, end=end)
+        if made.flight != self._flight:
+            self._flight = made.flight
+            self.pilot = PilotState(chunk.frames[0].pose, used=steering, zoom=steering.zoom)
+            self.stats.latency = Latency(newest=steering.input)
+        way = _journey(made, now) if made.first else None
+        end = self._pacer.add(chunk.frames, input=made.input, seconds=made.seconds, now=now, way=way)
+        self.engine.taken(chunk, end=end, period=self._pacer.period)
         if made.first:  # the first picture is no generated chunk
             self.stage = "flying"
             self.stats.made(chunk, now)
@@ -93,23 +129,22 @@ class Session:
         self.engine.stop()
 
 
+def _journey(made: Frames, now: float) -> Journey:
+    denoise, decode = made.timing.get("denoise", 0.0), made.timing.get("decode", 0.0)
+    return Journey(started=made.started, denoise=denoise, decode=decode, sent=made.sent, received=now)
+
+
 class Stats:
     """Figures of the last seconds."""
 
     def __init__(self) -> None:
         self.chunk_seconds: deque[float] = deque(maxlen=16)
-        self.latencies: deque[float] = deque(maxlen=200)  # seconds from an input to the first frame it shaped
+        self.latency = Latency()
         self.discarded = 0
         self.frame: Frame | None = None  # on screen
+        self.reach: float | None = None  # metres: median distance of what it shows
         self.first_frame_at: float | None = None  # perf_counter of the first generated frame
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=9)  # time, frames so far
-        self._open: OrderedDict[int, float] = OrderedDict()  # inputs not yet seen on screen
-        self._newest = 0
-
-    def asked(self, steering: Steering) -> None:
-        if steering.input > self._newest:
-            self._newest = steering.input
-            self._open[steering.input] = steering.time
 
     def made(self, chunk: Chunk, now: float) -> None:
         self.chunk_seconds.append(chunk.made.seconds)
@@ -117,11 +152,10 @@ class Stats:
         self._arrivals.append((now, chunk.made.first + len(chunk.frames)))
 
     def shown(self, shown: Shown, now: float) -> None:
-        self.frame = shown.frame
+        self.frame, self.reach = shown.frame, reach_of(shown.frame)
         if shown.frame.index and self.first_frame_at is None:
             self.first_frame_at = now
-        while self._open and next(iter(self._open)) <= shown.input:
-            self.latencies.append(now - self._open.popitem(last=False)[1])
+        self.latency.shown(shown.input, shown.way, now=now)
 
     @property
     def generated_fps(self) -> float:
@@ -134,7 +168,3 @@ class Stats:
     def chunk(self) -> float:
         """Mean seconds per chunk, 0 before the first."""
         return float(np.mean(self.chunk_seconds)) if self.chunk_seconds else 0.0
-
-    def latency(self, percentile: float) -> float:
-        """Seconds from an input to the first generated frame it shaped; 0 before the first."""
-        return float(np.percentile(self.latencies, percentile)) if self.latencies else 0.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")  # pixels, not enlarged ones
 import pygame
 from pygame._sdl2 import controller
 
@@ -20,6 +21,7 @@ ACTIONS = {
     pygame.K_F1: "help",
     pygame.K_h: "help",
     pygame.K_TAB: "figures",
+    pygame.K_v: "raw",
     pygame.K_n: "gallery",
     pygame.K_r: "restart",
     pygame.K_F9: "record",

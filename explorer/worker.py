@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
-from explorer.controls import Steering
-from explorer.host import serve, slot_frames
+from explorer.host import Slots, serve
 from explorer.messages import Begin, Failed, Frames, Progress, Ready, Resting, Stop, Taken
+from explorer.predict import Flown
 
 NICE = 5  # the window answers first
 
@@ -47,7 +47,7 @@ class EngineProcess:
             self._process.start()
         theirs.close()
         self._memory: SharedMemory | None = None
-        self._steering = Steering()
+        self._flown: Flown | None = None
         self._flight = 0
         self._failed = False
         self.spec: Ready | None = None
@@ -78,15 +78,23 @@ class EngineProcess:
             )
         )
 
-    def steer(self, steering: Steering) -> None:
-        """Tell the engine what is held now; nothing is sent when nothing changed."""
-        if steering != self._steering:
-            self._steering = steering
-            self._say(steering)
+    def steer(self, flown: Flown) -> None:
+        """Tell the engine where the pilot is and what is held; nothing is sent while nothing changes."""
+        before, self._flown = self._flown, flown
+        if (
+            before is None
+            or before.steering != flown.steering
+            or before.flight != flown.flight
+            or before.pilot.moving(before.steering)
+        ):
+            self._say(flown)
 
-    def taken(self, chunk: Chunk, *, end: float) -> None:
-        """Say when the chunk's time on screen is over (perf_counter seconds): the next one is started to meet it."""
-        self._say(Taken(chunk.made.slot, end))
+    def taken(self, chunk: Chunk, *, end: float, period: float = 0.0) -> None:
+        """Say when the chunk's time on screen is over (perf_counter seconds): the next one is started to meet it.
+
+        period: seconds for which each frame is shown.
+        """
+        self._say(Taken(chunk.made.slot, end, period))
 
     def events(self, timeout: float = 0.0) -> list[Event]:
         """All that the engine reported since the last call; waits up to `timeout` seconds for a first one.
@@ -120,7 +128,9 @@ class EngineProcess:
 
     def _copied(self, made: Frames) -> tuple[Frame, ...]:
         assert self._memory is not None
-        pixels = slot_frames(self._memory, self.spec, made.slot)[: len(made.poses)].copy()
+        slots, count = Slots(self._memory, self.spec), len(made.poses)
+        pixels = slots.pixels(made.slot)[:count].copy()
+        depth = slots.depth(made.slot)[:count].copy() if made.depth else [None] * count
         return tuple(
             Frame(
                 pixels=pixels[i],
@@ -128,6 +138,7 @@ class EngineProcess:
                 intrinsics=made.intrinsics,
                 index=made.first + i,
                 world=str(made.flight),
+                inverse_depth=depth[i],
             )
             for i, pose in enumerate(made.poses)
         )

@@ -1,0 +1,93 @@
+"""The forecast of the pilot, and the way of generated poses back to it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.camera import Intrinsics, Pose
+from explorer.controls import Hands
+from explorer.pilot import PilotState, angles, oriented, steered
+from explorer.predict import SPEED_LIMIT, TURN_LIMIT, Flown, foretold, reconciled, zoomed
+
+near = st.floats(-0.3, 0.3)
+poses = st.builds(
+    lambda yaw, pitch, roll, x, y, z: Pose(oriented(yaw, pitch, roll), np.array([x, y, z])),
+    st.floats(-3.1, 3.1), near, near, near, near, near,
+)  # fmt: skip
+
+
+def way(hands: Hands, *, start: float, count: int = 9) -> list[Pose]:
+    flown = Flown(flight=1, steering=hands.steering, pilot=PilotState(), time=10.0)
+    return [state.pose for state in foretold(flown, [start + i / 16 for i in range(count)])]
+
+
+def test_the_forecast_is_the_flight() -> None:
+    hands = Hands().press("w", now=0.0).press("d", now=0.0)
+    state = PilotState()
+    for _ in range(100):
+        state = steered(state, hands.steering, 0.01)
+    pose = way(hands, start=11.0, count=1)[0]
+    np.testing.assert_allclose(pose.t, state.pose.t, atol=1e-9)
+
+
+def test_a_turning_forecast_is_close_to_the_flight() -> None:
+    hands = Hands().press("w", now=0.0).press("right", now=0.0)
+    state = PilotState()
+    for _ in range(400):
+        state = steered(state, hands.steering, 0.0025)
+    pose = way(hands, start=11.0, count=1)[0]
+    np.testing.assert_allclose(angles(pose), angles(state.pose), atol=1e-9)
+    # arcs flown in steps of dt: each is off by (rate dt)²/24 of its length at most
+    assert np.linalg.norm(pose.t - state.pose.t) < 4.0 * (0.8 / 32) ** 2
+
+
+def test_times_that_are_over_show_the_pilot_now() -> None:
+    assert way(Hands().press("w", now=0.0), start=5.0, count=2)[1].t[2] == 0.0
+
+
+@given(poses)
+def test_a_camera_that_is_where_the_pilot_is_just_follows(pose: Pose) -> None:
+    wanted = [Pose(pose.q, pose.t + [0, 0, 0.1 * i]) for i in range(1, 9)]
+    for got, want in zip(reconciled(pose, pose, wanted, seconds=0.5), wanted, strict=True):
+        np.testing.assert_allclose(got.matrix, want.matrix, atol=1e-9)
+
+
+@given(poses, poses)
+def test_a_small_lead_is_caught_up_within_the_chunk(start: Pose, pilot: Pose) -> None:
+    wanted = [pilot] * 8
+    turn = abs(math.remainder(pilot.yaw - start.yaw, math.tau))
+    end = reconciled(start, pilot, wanted, seconds=0.5)[-1]
+    if turn <= TURN_LIMIT * 0.5:
+        np.testing.assert_allclose(end.matrix, pilot.matrix, atol=1e-9)
+    else:
+        assert abs(math.remainder(end.yaw - start.yaw, math.tau)) == pytest.approx(TURN_LIMIT * 0.5)
+
+
+@given(poses, poses)
+def test_no_frame_jumps(start: Pose, pilot: Pose) -> None:
+    last = start
+    for pose in reconciled(start, pilot, [pilot] * 8, seconds=0.5):
+        assert abs(math.remainder(pose.yaw - last.yaw, math.tau)) <= 1.25 * TURN_LIMIT / 16 + 1e-9
+        last = pose
+
+
+def test_far_away_is_approached_no_faster_than_the_limit() -> None:
+    far = Pose(t=np.array([0.0, 0.0, 1000.0]))
+    end = reconciled(Pose(), far, [far] * 8, seconds=0.5)[-1]
+    assert end.t[2] == pytest.approx(SPEED_LIMIT * 0.5)
+
+
+@given(st.floats(0.5, 2.0), st.floats(0.6, 2.4))
+def test_lenses_stay_within_those_known(zoom: float, fov: float) -> None:
+    lens = Intrinsics.from_fov(fov, width=256, height=160)
+    got = zoomed(lens, zoom)
+    angle = 2 * math.atan(0.5 * 256 / got.fx)
+    low, high = min(math.radians(50), fov), max(math.radians(95), fov)
+    assert low - 1e-9 <= angle <= high + 1e-9
+    assert got.fy == pytest.approx(got.fx)
+    assert zoomed(lens, 1.0).fx == pytest.approx(lens.fx)
