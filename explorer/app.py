@@ -32,6 +32,7 @@ Try first:
 More:
   explorer train codec|world|long|distill
                                   train the built-in world yourself
+  explorer bench latency          how soon an input is on the screen
   explorer COMMAND --help         all that a command can do
 """
 
@@ -133,11 +134,21 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if what != "latency":
+        raise ValueError(f"there is nothing '{what}' to measure: use explorer bench latency")
+    from explorer.bench import BenchLatency
+
+    return options(BenchLatency, rest, "explorer bench latency").run()
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fly": _fly,
     "serve": _serve,
     "train": _train,
     "evaluate": _evaluate,
+    "bench": _bench,
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pygame
 from engine.camera import Pose
 from explorer import hud
 from explorer.assets import Scene
+from explorer.controls import Hands
 from explorer.display import Display
 from explorer.gallery import GalleryPainter, Grid
 from explorer.paint import ALERT, Brush
@@ -55,6 +56,7 @@ class Cockpit:
         self._figures_at = 0.0
         self._painted: dict[str, tuple[object, ...]] = {}  # what each panel shows
         self._refreshes: deque[float] = deque(maxlen=90)
+        self._longest = 0.0  # seconds between two refreshes in flight
         if not self.choosing:
             self._begin(scenes[0])
 
@@ -82,7 +84,25 @@ class Cockpit:
                 f"to generated {hud.spread(stats.latency, generated=True)} (median / 95 of 100)"
             )
 
+    def report(self) -> dict[str, object]:
+        """Figures of the flight so far."""
+        stats = self.session.stats
+        return {
+            "latency": stats.latency.report(),
+            "frames": stats.frame.index if stats.frame else 0,
+            "generated_fps": round(stats.generated_fps, 2),
+            "window_fps": round(self._fps(), 2),
+            "longest_refresh_ms": round(self._longest * 1e3, 1),
+            "chunk_ms": round(stats.chunk * 1e3, 1),
+            "discarded": stats.discarded,
+            "drawn": self.display.way,
+            "renderer": self.display.gl.info["GL_RENDERER"],
+            "window": self.window.size,
+        }
+
     def _refresh(self, now: float) -> None:
+        if self._refreshes and self.session.stats.first_frame_at is not None:
+            self._longest = max(self._longest, now - self._refreshes[-1])
         self._refreshes.append(now)
         for action in self.window.pump(flying=not self.choosing, now=now):
             self._act(action, now)
@@ -121,6 +141,10 @@ class Cockpit:
         flying: dict[str, Callable[[], None]] = {
             "figures": self._toggle_figures,
             "raw": lambda: self._toggle_raw(now),
+            "walk": lambda: self._toggle_walk(now),
+            "level": lambda: self._take(self.window.hands.level_out(now=now)),
+            "zoom_in": lambda: self._take(self.window.hands.zoomed(1, now=now)),
+            "zoom_out": lambda: self._take(self.window.hands.zoomed(-1, now=now)),
             "gallery": self._gallery,
             "restart": self._restart,
             "record": lambda: self._record(now),
@@ -168,6 +192,14 @@ class Cockpit:
 
     def _toggle_figures(self) -> None:
         self.show_figures, self._figures_at = not self.show_figures, 0.0
+
+    def _take(self, hands: Hands) -> None:
+        self.window.hands = hands
+
+    def _toggle_walk(self, now: float) -> None:
+        self._take(self.window.hands.toggle_walk(now=now))
+        words = "Walking: upright, at this height" if self.window.hands.walk else "Flying"
+        self._toast = Toast(words, now + TOAST_SECONDS)
 
     def _toggle_raw(self, now: float) -> None:
         self.raw = not self.raw

@@ -75,8 +75,6 @@ KEYS: Mapping[str, tuple[int, float]] = {  # key name → axis, sign
     "e": (5, 1.0),
     "q": (5, -1.0),
 }
-WALK, LEVEL = "f", "l"  # keys that change how the pilot flies
-ZOOMS: Mapping[str, float] = {"z": ZOOM_STEP, "x": 1 / ZOOM_STEP}
 
 
 def dead_zone(value: float, zone: float = DEAD_ZONE) -> float:
@@ -109,13 +107,6 @@ class Hands:
 
     def press(self, key: str, *, now: float) -> Hands:
         """A key that flies goes down; others and auto-repeat change nothing."""
-        if key == WALK:
-            return replace(self, walk=not self.walk, input=self.input + 1, time=now)
-        if key == LEVEL:
-            return replace(self, level=True, input=self.input + 1, time=now)
-        if key in ZOOMS:
-            zoom = min(max(self.zoom * ZOOMS[key], ZOOM_MIN), ZOOM_MAX)
-            return replace(self, zoom=zoom, input=self.input + 1, time=now)
         if key not in KEYS or key in self.held:
             return self
         axis, sign = KEYS[key]
@@ -145,6 +136,19 @@ class Hands:
     def wheel(self, notches: float, *, now: float) -> Hands:
         speed = min(max(self.speed * SPEED_STEP**notches, SPEED_MIN), SPEED_MAX)
         return replace(self, speed=speed, input=self.input + 1, time=now) if speed != self.speed else self
+
+    def toggle_walk(self, *, now: float) -> Hands:
+        """Fly or walk."""
+        return replace(self, walk=not self.walk, input=self.input + 1, time=now)
+
+    def level_out(self, *, now: float) -> Hands:
+        """Bring the horizon back to level, until somebody rolls."""
+        return replace(self, level=True, input=self.input + 1, time=now)
+
+    def zoomed(self, notches: float, *, now: float) -> Hands:
+        """A longer lens for positive notches, a wider view for negative ones."""
+        zoom = min(max(self.zoom * ZOOM_STEP**notches, ZOOM_MIN), ZOOM_MAX)
+        return replace(self, zoom=zoom, input=self.input + 1, time=now) if zoom != self.zoom else self
 
     def pad(self, axes: Six, *, now: float) -> Hands:
         """Raw gamepad axes in the order of `Controls.axes`, each in [-1, 1]."""

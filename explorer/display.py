@@ -11,7 +11,7 @@ import pygame
 from numpy.typing import NDArray
 
 from engine.frame import Frame
-from explorer.fineness import WAYS, Pace
+from explorer.fineness import WAYS, Fineness
 from explorer.redraw import Redraw
 from explorer.reproject import View
 
@@ -83,7 +83,7 @@ class Display:
         self.software = any(
             s in self.gl.info["GL_RENDERER"].lower() for s in ("llvmpipe", "softpipe", "swiftshader")
         )
-        self.pace = Pace(budget=0.018, way=2) if self.software else Pace(budget=0.007, way=0)
+        self.fineness = Fineness(budget=0.018, way=2) if self.software else Fineness(budget=0.007, way=0)
         self._enlarge = self.gl.program(vertex_shader=QUAD, fragment_shader=ENLARGE)
         self._panel = self.gl.program(vertex_shader=QUAD, fragment_shader=PANEL)
         self._enlarge_quad = self.gl.vertex_array(self._enlarge, [])
@@ -102,7 +102,7 @@ class Display:
     @property
     def way(self) -> str:
         """How finely views are drawn, in a word."""
-        return WAYS[self.pace.way].name
+        return WAYS[self.fineness.way].name
 
     def resize(self, size: tuple[int, int]) -> None:
         """The window has changed; the picture is drawn again."""
@@ -130,7 +130,7 @@ class Display:
         else:
             fade = min((now - self._since) / FADE, 1.0)
             # at rest nothing is drawn again: the machine has a world to make
-            drawn = (view.key, newest.index, newest.world, fade, self.pace.way, self.size)
+            drawn = (view.key, newest.index, newest.world, fade, self.fineness.way, self.size)
             if self._view is None or drawn != self._drawn:
                 self._draw_view(view, newest, fade=fade)
             self._drawn = drawn
@@ -138,7 +138,7 @@ class Display:
 
     def _draw_view(self, view: View, newest: Frame, *, fade: float) -> None:
         assert self._full is not None
-        way = WAYS[self.pace.way]
+        way = WAYS[self.fineness.way]
         height, width, _ = newest.pixels.shape
         box = letter_box((width, height), self.size)
         size = (round(width * way.scale), round(height * way.scale)) if way.scale else box[2:]
@@ -251,7 +251,7 @@ class Display:
         self.gl.disable(moderngl.BLEND)
         if begun is not None:
             self.gl.finish()  # else flip() waits for the GPU and the screen at once
-            self.pace.drew(time.perf_counter() - begun)
+            self.fineness.drew(time.perf_counter() - begun)
         pygame.display.flip()
 
     def _draw_panel(self, panel: Panel) -> None:

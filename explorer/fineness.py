@@ -20,7 +20,7 @@ PATIENCE = 64  # refreshes between two changes of the way
 
 
 @dataclass(slots=True)
-class Pace:
+class Fineness:
     """Chooses the finest way that leaves time: by the seconds that drawing took, smoothed."""
 
     budget: float  # seconds for one refresh

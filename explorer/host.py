@@ -106,7 +106,7 @@ class Flight:
 
     begin: Begin
     state: StreamState
-    pose: Pose  # of the newest frame
+    pilot: PilotState  # at the newest frame
     used: Steering
     index: int  # of the next frame
     rested: int = 0  # chunks without motion
@@ -151,7 +151,9 @@ class Host:
             begin.picture, pose=begin.pose, intrinsics=begin.intrinsics, words=begin.words, seed=begin.seed
         )
         used = self.inbox.steering
-        flight = Flight(begin=begin, state=chunk.state, pose=begin.pose, used=used, index=0)
+        flight = Flight(
+            begin=begin, state=chunk.state, pilot=PilotState(begin.pose, used=used), used=used, index=0
+        )
         self.inbox.end = 0.0
         lens = begin.intrinsics
         return self._send(flight, chunk, (begin.pose,), lens, started=started)
@@ -159,13 +161,13 @@ class Host:
     def _step(self, flight: Flight) -> Flight:
         started = time.perf_counter()
         flown = self._flown(flight, started)
-        poses, lens = self._aim(flight, flown, started)
+        poses, lens, pilot = self._aim(flight, flown, started)
         chunk, discarded = finite_step(self.engine, flight.state, poses, intrinsics=lens)
-        rested = flight.rested + 1 if at_rest(flight.pose, poses[-1]) else 0
+        rested = flight.rested + 1 if at_rest(flight.pilot.pose, pilot.pose) else 0
         flight = replace(
             flight,
             state=chunk.state,
-            pose=poses[-1],
+            pilot=pilot,
             used=flown.steering,
             rested=rested,
             discarded=flight.discarded + discarded,
@@ -179,20 +181,23 @@ class Host:
         if flown is not None and flown.flight == flight.begin.flight:
             return flown
         held = replace(flight.used, controls=self.inbox.steering.controls)
-        start = PilotState(flight.pose, used=flight.used)
-        return Flown(flight=flight.begin.flight, steering=held, pilot=start, time=now)
+        pilot = replace(flight.pilot, used=flight.used)
+        return Flown(flight=flight.begin.flight, steering=held, pilot=pilot, time=now)
 
-    def _aim(self, flight: Flight, flown: Flown, now: float) -> tuple[tuple[Pose, ...], Intrinsics]:
-        """Poses and lens of the coming chunk: where the pilot will be when each of its frames is shown."""
+    def _aim(
+        self, flight: Flight, flown: Flown, now: float
+    ) -> tuple[tuple[Pose, ...], Intrinsics, PilotState]:
+        """Poses and lens of the coming chunk: where the pilot will be when each of its frames is shown; and its end."""
         spec = self.engine.spec
         period = max(self.inbox.period, 1.0 / spec.fps)
         begin = max(self.inbox.end, now + max(self.recent, default=0.0))
         times = [begin + i * period for i in range(-1, spec.chunk_frames)]
         before, *states = foretold(flown, times)
         poses = reconciled(
-            flight.pose, before.pose, [s.pose for s in states], seconds=period * spec.chunk_frames
+            flight.pilot.pose, before.pose, [s.pose for s in states], seconds=period * spec.chunk_frames
         )
-        return poses, zoomed(flight.begin.intrinsics, states[-1].zoom)
+        lens = zoomed(flight.begin.intrinsics, states[-1].zoom)
+        return poses, lens, replace(states[-1], pose=poses[-1])
 
     def _send(
         self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], lens: Intrinsics, *, started: float

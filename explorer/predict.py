@@ -36,7 +36,8 @@ def foretold(flown: Flown, times: Sequence[float], config: PilotConfig = PILOT) 
     state, now, states = flown.pilot, flown.time, []
     for time in times:
         count = max(math.ceil((time - now) / STEP), 1)
-        for _ in range(count if time > now else 0):
+        moving = time > now and state.moving(flown.steering)
+        for _ in range(count if moving else 0):
             state = steered(state, flown.steering, (time - now) / count, config)
         now = max(now, time)
         states.append(state)

@@ -22,6 +22,10 @@ ACTIONS = {
     pygame.K_h: "help",
     pygame.K_TAB: "figures",
     pygame.K_v: "raw",
+    pygame.K_f: "walk",
+    pygame.K_l: "level",
+    pygame.K_z: "zoom_in",
+    pygame.K_x: "zoom_out",
     pygame.K_n: "gallery",
     pygame.K_r: "restart",
     pygame.K_F9: "record",
@@ -82,6 +86,7 @@ class Window:
         pygame.display.set_caption(title)
         self.hands = Hands(speed=speed)
         self.grabbed = False
+        self._looked = 0.0  # perf_counter seconds of the last look at the events
         self._pads: dict[int, controller.Controller] = {}
         controller.init()
         pygame.key.set_repeat()
@@ -91,11 +96,17 @@ class Window:
         return pygame.display.get_window_size()
 
     def pump(self, *, flying: bool, now: float) -> list[Action]:
-        """Take all waiting events. While `flying`, flight keys steer; else they only choose."""
+        """Take all waiting events. While `flying`, flight keys steer; else they only choose.
+
+        An event says not when it came. It may have waited since the last look, so that is its time: latencies are
+        upper bounds.
+        """
         actions: list[Action] = []
+        since, self._looked = self._looked or now, now
         for event in pygame.event.get():
             handler = self._handlers.get(event.type)
-            if handler is not None and (action := handler(self, event, flying, now)) is not None:
+            came = getattr(event, "at", since)
+            if handler is not None and (action := handler(self, event, flying, came)) is not None:
                 actions.append(action)
         if self._pads and flying:
             self.hands = self.hands.pad(self._sticks(), now=now)

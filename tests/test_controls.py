@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explorer.controls import KEYS, SPEED_DEFAULT, SPEED_MAX, SPEED_MIN, Controls, Hands, dead_disc, dead_zone
+from explorer.controls import (
+    KEYS,
+    SPEED_DEFAULT,
+    SPEED_MAX,
+    SPEED_MIN,
+    ZOOM_MAX,
+    Controls,
+    Hands,
+    dead_disc,
+    dead_zone,
+)
 
 
 def test_keys_hold_and_release() -> None:
@@ -88,10 +98,14 @@ def test_a_slight_diagonal_outside_the_disc_is_not_cut_to_an_axis() -> None:
     assert stick[0] > 0
 
 
-def test_modes_are_keys() -> None:
-    hands = Hands().press("f", now=1.0)
+def test_modes() -> None:
+    hands = Hands().toggle_walk(now=1.0)
     assert hands.steering.walk
-    assert not hands.press("f", now=2.0).steering.walk
-    assert hands.press("z", now=2.0).steering.zoom > 1 > hands.press("x", now=2.0).steering.zoom
-    assert hands.press("l", now=3.0).steering.level
-    assert hands.press("l", now=3.0).input == 2
+    assert not hands.toggle_walk(now=2.0).steering.walk
+    assert hands.zoomed(1, now=2.0).steering.zoom > 1 > hands.zoomed(-1, now=2.0).steering.zoom
+    assert hands.zoomed(100, now=2.0).zoom == ZOOM_MAX
+    level = hands.level_out(now=3.0)
+    assert level.steering.level
+    assert level.input == 2
+    assert not level.press("e", now=4.0).level
+    assert level.press("w", now=4.0).level

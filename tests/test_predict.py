@@ -52,7 +52,7 @@ def test_times_that_are_over_show_the_pilot_now() -> None:
 
 @given(poses)
 def test_a_camera_that_is_where_the_pilot_is_just_follows(pose: Pose) -> None:
-    wanted = [Pose(pose.q, pose.t + [0, 0, 0.1 * i]) for i in range(1, 9)]
+    wanted = [Pose(pose.q, pose.t + np.array([0, 0, 0.1 * i])) for i in range(1, 9)]
     for got, want in zip(reconciled(pose, pose, wanted, seconds=0.5), wanted, strict=True):
         np.testing.assert_allclose(got.matrix, want.matrix, atol=1e-9)
 

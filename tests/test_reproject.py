@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
 from engine.worlds.renderer import Renderer, Worlds
-from explorer.fineness import PATIENCE, WAYS, Pace
+from explorer.fineness import PATIENCE, WAYS, Fineness
 from explorer.pilot import angles, oriented
 from explorer.redraw import Redraw
 from explorer.reproject import (
@@ -105,11 +105,11 @@ def test_travel_is_the_furthest_point() -> None:
 
 
 def test_drawing_grows_coarser_where_it_is_slow_and_finer_where_it_is_not() -> None:
-    slow = Pace(budget=0.01, way=0)
+    slow = Fineness(budget=0.01, way=0)
     for _ in range(10 * PATIENCE):
         slow.drew(0.1)
     assert slow.way == len(WAYS) - 1
-    fast = Pace(budget=0.01, way=2)
+    fast = Fineness(budget=0.01, way=2)
     for _ in range(10 * PATIENCE):
         fast.drew(0.001)
     assert fast.way == 0
