@@ -25,6 +25,9 @@ PAGE = {  # path → file in explorer/viewer, content type
     "/wire.js": ("wire.js", "text/javascript; charset=utf-8"),
     "/screen.js": ("screen.js", "text/javascript; charset=utf-8"),
     "/hands.js": ("hands.js", "text/javascript; charset=utf-8"),
+    "/pilot.js": ("pilot.js", "text/javascript; charset=utf-8"),
+    "/view.js": ("view.js", "text/javascript; charset=utf-8"),
+    "/redraw.glsl": ("redraw.glsl", "text/plain; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 SAFETY = {
