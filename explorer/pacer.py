@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from pyquaternion import Quaternion
-
 from engine.camera import Pose
 from engine.frame import Frame
 from explorer.latency import Journey
+from explorer.reproject import part_way
 
 SLOWEST = 4.0  # a slow engine stretches the time between frames to at most this multiple; then it stalls
 
@@ -34,7 +33,7 @@ class Pacer:
         self.end = 0.0  # when the last frame's time is over
         self.late = 0.0  # seconds that the newest chunk came too late
         self.period = self._period  # seconds for which the newest chunk's frames are shown
-        self._shown: Shown | None = None
+        self.shown: Shown | None = None  # the newest that was due
 
     def add(
         self,
@@ -59,20 +58,19 @@ class Pacer:
         out = []
         while self._queue and self._queue[0].due <= now:
             out.append(self._queue.popleft())
-        self._shown = out[-1] if out else self._shown
+        self.shown = out[-1] if out else self.shown
         return out
 
     def between(self, now: float) -> Pose | None:
         """Where the generated camera is: between the frame shown and the next, as time is. None before the first."""
-        if self._shown is None or not self._queue:
-            return self._shown.frame.pose if self._shown else None
-        here, there = self._shown, self._queue[0]
-        a, b = here.frame.pose, there.frame.pose
+        if self.shown is None or not self._queue:
+            return self.shown.frame.pose if self.shown else None
+        here, there = self.shown, self._queue[0]
         share = min(max((now - here.due) / max(there.due - here.due, 1e-6), 0.0), 1.0)
-        return Pose(Quaternion.slerp(a.q, b.q, share), a.t + share * (b.t - a.t))
+        return part_way(here.frame.pose, there.frame.pose, share)
 
     def clear(self) -> None:
         """Forget what waits: another flight begins."""
         self._queue.clear()
-        self._shown = None
+        self.shown = None
         self.end = self.late = 0.0

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pyquaternion import Quaternion
 
 from engine.camera import Array, Intrinsics, Pose
 from engine.frame import Frame
@@ -24,6 +25,7 @@ FREE_TURN, MOST_TURN = (
     0.26,
 )  # rad: a view leads what is generated freely up to this, and never further than that
 FREE_MOVE, MOST_MOVE = 0.10, 0.30  # the same, as shares of the median distance of things
+GLIDE = 20.0  # 1/s: rate at which the anchor of the leash follows the generated camera
 SOFTEST = 4.0  # metres: that distance where a frame knows of nothing
 
 
@@ -76,6 +78,24 @@ def _share(size: float, free: float, most: float) -> float:
     if size <= free:
         return 1.0
     return (free + (most - free) * math.tanh((size - free) / (most - free))) / size
+
+
+def part_way(a: Pose, b: Pose, share: float) -> Pose:
+    """Between two poses: 0 is `a`, 1 is `b`."""
+    return Pose(Quaternion.slerp(a.q, b.q, share), a.t + share * (b.t - a.t))
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where the generated camera is taken to be: it glides where a late chunk begins elsewhere than the last stopped."""
+
+    pose: Pose
+    at: float  # perf_counter seconds
+
+    def towards(self, pose: Pose, now: float) -> Anchor:
+        """One look later, when the generated camera is at `pose`."""
+        share = -math.expm1(-GLIDE * max(now - self.at, 0.0))
+        return Anchor(part_way(self.pose, pose, share), now)
 
 
 def reach_of(frame: Frame) -> float | None:

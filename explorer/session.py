@@ -17,12 +17,10 @@ from explorer.messages import Failed, Frames, Progress, Ready, Resting
 from explorer.pacer import Pacer, Shown
 from explorer.pilot import PilotState, steered
 from explorer.predict import Flown, zoomed
-from explorer.reproject import View, leashed, reach_of, shown_lens
+from explorer.reproject import Anchor, View, leashed, reach_of, shown_lens
 from explorer.worker import Chunk, EngineProcess
 
-LONGEST = (
-    0.25  # seconds that the pilot flies on at most between two ticks: a window held fast does not run away
-)
+LONGEST = 0.25  # seconds between two ticks that the pilot flies: a window that was held up does not run away
 
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "failed"]
 
@@ -43,6 +41,7 @@ class Session:
         self._pacer: Pacer | None = None
         self.pilot: PilotState | None = None  # placed where a flight begins
         self._lens: Intrinsics | None = None  # of the scene
+        self._anchor: Anchor | None = None  # of the leash between pilot and picture
         self._flight = 0  # that the pilot flies in
         self._at = 0.0  # perf_counter seconds of the last tick
 
@@ -59,7 +58,7 @@ class Session:
             assert self._pacer is not None
             self._pacer.clear()
             picture, intrinsics = scene.picture(spec.width, spec.height)
-            self.pilot, self._lens = None, intrinsics
+            self.pilot, self._anchor, self._lens = None, None, intrinsics
             self.engine.begin(
                 picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
             )
@@ -92,7 +91,8 @@ class Session:
         if anchor is None or self.pilot is None or self.stats.frame is None:
             return None
         assert self._lens is not None
-        pose = leashed(self.pilot.pose, anchor, reach=self.stats.reach)
+        self._anchor = Anchor(anchor, now) if self._anchor is None else self._anchor.towards(anchor, now)
+        pose = leashed(self.pilot.pose, self._anchor.pose, reach=self.stats.reach)
         return View(pose=pose, lens=shown_lens(zoomed(self._lens, self.pilot.zoom)))
 
     def _take(self, event: object, now: float, steering: Steering) -> None:
@@ -115,7 +115,7 @@ class Session:
         assert self._pacer is not None
         made = chunk.made
         if made.flight != self._flight:
-            self._flight = made.flight
+            self._flight, self._anchor = made.flight, None
             self.pilot = PilotState(chunk.frames[0].pose, used=steering, zoom=steering.zoom)
             self.stats.latency = Latency(newest=steering.input)
         way = _journey(made, now) if made.first else None

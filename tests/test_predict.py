@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.camera import Intrinsics, Pose
+from engine.frame import Frame
 from explorer.controls import Hands
+from explorer.pacer import Pacer
 from explorer.pilot import PilotState, angles, oriented, steered
 from explorer.predict import SPEED_LIMIT, TURN_LIMIT, Flown, foretold, reconciled, zoomed
+from explorer.reproject import MOST_TURN, Anchor, leashed
 
 near = st.floats(-0.3, 0.3)
 poses = st.builds(
@@ -91,3 +95,48 @@ def test_lenses_stay_within_those_known(zoom: float, fov: float) -> None:
     assert low - 1e-9 <= angle <= high + 1e-9
     assert got.fy == pytest.approx(got.fx)
     assert zoomed(lens, 1.0).fx == pytest.approx(lens.fx)
+
+
+def frames(poses: Sequence[Pose]) -> tuple[Frame, ...]:
+    picture = np.zeros((2, 2, 3), np.uint8)
+    lens = Intrinsics.from_fov(1.0, width=2, height=2)
+    return tuple(Frame(pixels=picture, pose=p, intrinsics=lens, index=0, world="a") for p in poses)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4, 0.7])  # that a chunk of half a second takes to make
+def test_a_turn_is_seen_at_once_and_without_jumps_at_chunk_borders(seconds: float) -> None:
+    """Two seconds of turning, 60 refreshes a second, chunks made in the background: what the window shows."""
+    pacer, pilot, hands, generated = Pacer(fps=16), PilotState(), Hands(), Pose()
+    end = pacer.add(frames([generated]), input=0, seconds=seconds, now=0.0)
+    anchor, ready = Anchor(generated, 0.0), None
+    yaws, raw, leads = [], [], []
+    for refresh in range(300):
+        now = refresh / 60
+        if refresh == 60:
+            hands = hands.press("right", now=now)
+        if refresh == 180:
+            hands = hands.release("right", now=now)
+        pilot = steered(pilot, hands.steering, 1 / 60)
+        if ready is not None and now >= ready[0]:
+            end, ready = pacer.add(frames(ready[1]), input=0, seconds=seconds, now=now), None
+        if ready is None and now >= end - seconds:
+            begin, period = max(end, now + seconds), pacer.period
+            flown = Flown(flight=1, steering=hands.steering, pilot=pilot, time=now)
+            before, *states = foretold(flown, [begin + i * period for i in range(-1, 8)])
+            poses = reconciled(generated, before.pose, [s.pose for s in states], seconds=8 * period)
+            generated, ready = poses[-1], (now + seconds, poses)
+        pacer.due(now)
+        here = pacer.between(now)
+        assert here is not None
+        anchor = anchor.towards(here, now)
+        yaws.append(leashed(pilot.pose, anchor.pose, reach=None).yaw)
+        raw.append(pacer.shown.frame.pose.yaw if pacer.shown else 0.0)
+        leads.append(pilot.pose.yaw - here.yaw)
+    steps = np.diff(yaws)
+    assert yaws[60] > yaws[59]  # within one refresh
+    assert steps[60:179].min() > -0.002  # never back while turning
+    assert steps.max() < 1.25 * TURN_LIMIT / 60 + MOST_TURN * 4 / 60  # catching up, and the leash let out
+    assert steps.max() < 0.4 * np.diff(raw).max()
+    unseen = math.radians(0.01)  # at rest, as `pilot.at_rest` has it, world and pilot agree
+    assert abs(leads[-1]) < unseen
+    assert yaws[-1] == pytest.approx(pilot.pose.yaw, abs=unseen)

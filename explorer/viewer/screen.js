@@ -1,7 +1,7 @@
 // The canvas: pictures in, each with its pose and time; at every refresh the one that is due is drawn from where the
 // pilot is by now, as the window does it (redraw.glsl is the same).
 
-import { DEPTHS, between, leashed, lens, reachOf, transfer } from "./view.js";
+import { DEPTHS, between, leashed, lens, partWay, reachOf, transfer } from "./view.js";
 import { angles } from "./pilot.js";
 
 const HELD = 4; // decoded pictures that may wait; beyond them no more are bought
@@ -9,6 +9,7 @@ const MAX_DELAY = 0.15; // seconds by which playing may lag behind the steadiest
 
 const FADE = 0.0625; // seconds in which a newer picture takes over
 const OLDER = 10; // pictures between two that are kept as backdrop
+const ANCHOR_RATE = 20; // per second
 const SLOW = 0.03; // seconds between refreshes, smoothed, from which on they are drawn smaller
 const SOFTWARE = /swiftshader|llvmpipe|software|basic render/i; // renderers that are slow for certain
 const SMALLEST = 320; // pixels that a canvas is wide at least
@@ -42,6 +43,7 @@ export class Screen {
     this.older = []; // two more, some time apart; the last is the backdrop
     this.scale = 1; // of the canvas: what it has fewer pixels than the screen, the browser enlarges
     this.pace = 0; // seconds between refreshes in which something was drawn, smoothed
+    this.anchor = null; // where the generated camera was at the last look
     this.drawn = ""; // what was drawn last
     this.since = 0; // when the newest came to the screen, seconds
     this.owed = 0; // credits not yet given
@@ -216,7 +218,12 @@ export class Screen {
   /** From where to draw: the generated camera, between two pictures; who flies sees from where he is. */
   view(now) {
     const { current, queue } = this;
-    const anchor = queue.length && queue[0].world === current.world ? between(current, queue[0], now - this.lag) : current;
+    let anchor = queue.length && queue[0].world === current.world ? between(current, queue[0], now - this.lag) : current;
+    if (this.anchor?.world === current.world) {
+      // pictures that come late begin elsewhere than the last one stopped: glide over
+      anchor = partWay(this.anchor, anchor, 1 - Math.exp(-ANCHOR_RATE * Math.max(now - this.anchor.at, 0)));
+    }
+    this.anchor = { turn: anchor.turn, t: anchor.t, world: current.world, at: now };
     const pilot = this.look(now);
     return pilot ? leashed(pilot, anchor, current.reach) : anchor;
   }

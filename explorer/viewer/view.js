@@ -28,7 +28,11 @@ export function lens({ intrinsics: [fx, fy, cx, cy], width, height }, shown = fa
 
 /** Between two pictures, as time is: yaw, pitch, roll and place. */
 export function between(a, b, now) {
-  const share = Math.min(Math.max((now - a.due) / Math.max(b.due - a.due, 1e-6), 0), 1);
+  return partWay(a, b, Math.min(Math.max((now - a.due) / Math.max(b.due - a.due, 1e-6), 0), 1));
+}
+
+/** Between two poses: 0 is `a`, 1 is `b`. */
+export function partWay(a, b, share) {
   return {
     turn: a.turn.map((v, i) => v + share * wrapped(b.turn[i] - v)),
     t: a.t.map((v, i) => v + share * (b.t[i] - v)),
