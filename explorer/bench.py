@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from explorer.session import Session
 
 READY = 120.0  # seconds that a world may take until it is flown
+LAST = 15.0  # seconds at most until the last press is generated
 HELD, PAUSE = (0.15, 0.9), (0.2, 0.7)  # seconds that a key is down, and that nothing is
 KEYS = ("w", "left", "right", "up", "down", "a", "d", "s")
 
@@ -101,7 +102,7 @@ def scripted(session: Session, seconds: float) -> Iterator[None]:
 
 
 def _press(session: Session, presses: list[Press], ended: threading.Event) -> None:
-    import pygame
+    from explorer.window import post_key, post_quit
 
     deadline = time.perf_counter() + READY
     while session.stats.first_frame_at is None and time.perf_counter() < deadline:
@@ -111,12 +112,12 @@ def _press(session: Session, presses: list[Press], ended: threading.Event) -> No
     for press in presses:
         if ended.wait(max(begun + press.at - time.perf_counter(), 0.0)):
             return
-        kind = pygame.KEYDOWN if press.down else pygame.KEYUP
-        pygame.event.post(
-            pygame.event.Event(kind, key=pygame.key.key_code(press.key), at=time.perf_counter())
-        )
-    ended.wait(2.0)  # for the last input to be generated
-    pygame.event.post(pygame.event.Event(pygame.QUIT))
+        post_key(press.key, down=press.down, now=time.perf_counter())
+    deadline = time.perf_counter() + LAST
+    ended.wait(0.2)  # until the last press is known
+    while session.stats.latency.unanswered and time.perf_counter() < deadline and not ended.wait(0.05):
+        pass
+    post_quit()
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -101,6 +101,11 @@ class Latency:
             asked = self._waiting.popitem(last=False)[1]
             self.generated.append(parts(asked, way, drawn=drawn, presented=now))
 
+    @property
+    def unanswered(self) -> int:
+        """Inputs that no generated frame on the screen obeys."""
+        return len(self._waiting)
+
     def report(self) -> dict[str, dict[str, float]]:
         """p50 and p95 in milliseconds and the count, by name; a kind without measurements is left out."""
         kinds = {"input to reprojected": list(self.reprojected)}

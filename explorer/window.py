@@ -209,6 +209,17 @@ def _axis(pad: controller.Controller, axis: int) -> float:
     return max(pad.get_axis(axis) / 32767.0, -1.0)
 
 
+def post_key(key: str, *, down: bool, now: float) -> None:
+    """Press or release a key as if by hand at this time. From any thread."""
+    kind = pygame.KEYDOWN if down else pygame.KEYUP
+    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(key), at=now))
+
+
+def post_quit() -> None:
+    """Close the window as if by hand. From any thread."""
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+
 def _open(size: tuple[int, int]) -> None:
     for attribute, value in (
         (pygame.GL_CONTEXT_MAJOR_VERSION, 3),

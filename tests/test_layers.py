@@ -17,7 +17,7 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
     "transformers": {"engine/text.py"},
     "diffusers": set[str](),
     "pygame": {f"explorer/{name}.py" for name in ("window", "cockpit", "display", "gallery", "hud", "paint")},
-    "moderngl": {"explorer/display.py"},
+    "moderngl": {"explorer/display.py", "explorer/redraw.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},
 }
