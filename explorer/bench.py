@@ -49,6 +49,10 @@ class BenchLatency:
     def __post_init__(self) -> None:
         if not 2 <= self.seconds <= 3600:
             raise ValueError(f"--seconds {self.seconds:g} is out of range: use 2 to 3600")
+        if self.out is not None:
+            from explorer.fly import require_folder
+
+            require_folder("--out", self.out)
 
     def run(self) -> int:
         """Fly and print. Raises ValueError for a user's mistake."""

@@ -81,8 +81,8 @@ class Fly:
 
         if self.stats is not None and self.unattended:
             raise ValueError("--stats measures a flight in a window: leave out --out and --contact-sheet")
-        if self.stats is not None and not self.stats.absolute().parent.is_dir():
-            raise ValueError(f"--stats {self.stats}: there is no folder {self.stats.parent}")
+        if self.stats is not None:
+            require_folder("--stats", self.stats)
 
     @property
     def unattended(self) -> bool:
@@ -153,6 +153,12 @@ def fly_in_a_window(
             return _cockpit(fly, session, scenes, size, report)
     finally:
         session.stop()
+
+
+def require_folder(flag: str, path: Path) -> None:
+    """Before anything slow happens. Raises ValueError where no file can be written there."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{flag} {path} cannot be written: name a file in a folder that exists")
 
 
 def write_stats(path: Path, report: Mapping[str, object]) -> None:

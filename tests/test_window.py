@@ -131,7 +131,12 @@ def test_bench_latency_measures_a_scripted_flight(tmp_path: Path) -> None:
             "l.json",
         ]
         done = subprocess.run(
-            [*command, "--device", "cpu"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [*command, "--seconds", "3", "--size", "480x300", "--device", "cpu"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     assert done.returncode == 0, done.stderr
     assert "input to reprojected" in done.stdout
