@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pygame
 
 from engine.camera import Pose
+from engine.frame import Frame
 from explorer import hud
 from explorer.assets import Scene
 from explorer.controls import Hands
@@ -17,6 +18,7 @@ from explorer.display import Display
 from explorer.gallery import GalleryPainter, Grid
 from explorer.paint import ALERT, Brush
 from explorer.recorder import Recorder, pictures_folder, save_png, stamped
+from explorer.reproject import View, shown_lens
 from explorer.session import Session
 from explorer.window import Action, Window
 
@@ -51,6 +53,7 @@ class Cockpit:
         self.show_help, self.show_figures, self.raw = False, True, False
         self.recorder: Recorder | None = None
         self._toast = Toast("", 0.0)
+        self._still: View | None = None  # of the scene's own picture
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
         self._figures_at = 0.0
@@ -116,7 +119,8 @@ class Cockpit:
                     self.recorder.add(item.frame.pixels)
             if shown:
                 self.display.frame(shown[-1].frame, now=now)
-            self.display.look(None if self.raw else self.session.view(now), now=now)
+            view = self.session.view(now) or self._still
+            self.display.look(None if self.raw else view, now=now)
         self._panels(now)
         self.display.draw(begun=begun)
         self.session.stats.latency.presented(time.perf_counter())
@@ -224,7 +228,10 @@ class Cockpit:
         self.window.fresh_hands()
         self._drop("gallery")
         self.display.blank()
-        self.display.picture(scene.picture(*self._picture_size())[0])
+        pixels, lens = scene.picture(*self._picture_size())
+        self._still = View(pose=scene.pose, lens=shown_lens(lens))
+        still = Frame(pixels=pixels, pose=scene.pose, intrinsics=lens, index=0, world="")
+        self.display.frame(still, now=self._begun)
         self.session.begin(scene)
         pygame.display.set_caption(f"{scene.title} - World Explorer")
 

@@ -284,6 +284,7 @@ class Display:
     def _target(self, size: tuple[int, int]) -> moderngl.Framebuffer:
         texture = self.gl.texture(size, 4)
         texture.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        texture.repeat_x = texture.repeat_y = False
         return self.gl.framebuffer([texture])
 
     def _drop_wide(self) -> None:
