@@ -10,11 +10,7 @@ SPEED_MIN, SPEED_MAX, SPEED_DEFAULT = 0.1, 30.0, 4.0  # metres per second: the r
 SPEED_STEP = 10 ** (1 / 12)  # one notch of the wheel: twelve notches are a factor of ten
 MOUSE_TURN = math.radians(0.12)  # radians per pixel of mouse travel
 DEAD_ZONE = 0.15  # of a gamepad stick
-ZOOM_STEP, ZOOM_MIN, ZOOM_MAX = (
-    1.1,
-    0.5,
-    2.0,
-)  # of the scene's own lens; the engine stays within what it knows
+ZOOM_STEP, ZOOM_MIN, ZOOM_MAX = 1.1, 0.5, 2.0  # of the scene's lens; the engine keeps to lenses it knows
 
 Three = tuple[float, float, float]
 Six = tuple[float, float, float, float, float, float]

@@ -52,9 +52,7 @@ in vec2 uv;
 out vec4 color;
 void main() { color = texture(source, vec2(uv.x, 1.0 - uv.y)) * alpha; }
 """
-FADE = (
-    0.0625  # seconds in which a newer frame takes over: one frame's time, so that they melt into each other
-)
+FADE = 0.0625  # seconds in which a newer frame takes over: one frame's time, so that they melt together
 BACKGROUND = (10 / 255, 12 / 255, 15 / 255)
 
 
@@ -90,7 +88,10 @@ class Display:
         self._panel_quad = self.gl.vertex_array(self._panel, [])
         self._panels: dict[str, Panel] = {}
         self._redraw = Redraw(self.gl)
-        self._since = 0.0  # when the newest frame came
+        self._since, self._fresh = (
+            0.0,
+            False,
+        )  # when the newest frame came, and whether it is still to be drawn
         self._view: View | None = None
         self._drawn: tuple[object, ...] = ()  # what the picture on the screen was drawn from
         self._source: moderngl.Texture | None = None
@@ -117,7 +118,7 @@ class Display:
     def frame(self, frame: Frame, *, now: float) -> None:
         """Take a newer generated frame for `look` to draw."""
         self._redraw.add(frame)
-        self._since = now
+        self._since, self._fresh = now, True
 
     def look(self, view: View | None, *, now: float) -> None:
         """Draw the frames from `view`, here and now; None: the newest frame as it was generated."""
@@ -125,7 +126,7 @@ class Display:
         if newest is None:
             return
         if view is None:
-            if self._view is not None or self._since == now:
+            if self._view is not None or self._fresh:
                 self.picture(newest.pixels)
         else:
             fade = min((now - self._since) / FADE, 1.0)
@@ -134,7 +135,7 @@ class Display:
             if self._view is None or drawn != self._drawn:
                 self._draw_view(view, newest, fade=fade)
             self._drawn = drawn
-        self._view = view
+        self._view, self._fresh = view, False
 
     def _draw_view(self, view: View, newest: Frame, *, fade: float) -> None:
         assert self._full is not None
@@ -215,6 +216,7 @@ class Display:
         assert self._full is not None
         self._full.clear(*BACKGROUND)
         self._redraw.clear()
+        self._drawn = ()
 
     def put(self, name: str, surface: pygame.Surface, *, left: int, top: int, alpha: float = 1.0) -> None:
         """Show or replace a panel; its surface has premultiplied transparency."""

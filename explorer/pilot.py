@@ -27,9 +27,7 @@ class PilotConfig:
     level: float = 2.5  # 1/s: rate at which a roll returns to 0 where a level horizon is wanted
     look_rate: float = 1.5  # rad/s: fastest turn by mouse
     look_follow: float = 25.0  # 1/s: rate at which the camera follows the mouse below that
-    look_backlog: float = (
-        0.6  # rad: mouse travel further ahead is dropped, so that no swing turns for seconds
-    )
+    look_backlog: float = 0.6  # rad: mouse travel further ahead is dropped: no swing turns for seconds
     pulse: float = 0.25  # seconds that the shortest tap counts for
     zoom_rate: float = 8.0  # 1/s: rate at which the lens follows its key
 
@@ -167,7 +165,7 @@ def steered(state: PilotState, steering: Steering, dt: float, config: PilotConfi
     state = replace(state, pulse=pulse, used=replace(state.used, presses=steering.presses))
     if (ends := np.abs(pulse[pulse != 0])).size and ends.min() < dt:  # exact, whatever the steps are
         first = float(ends.min())
-        return _steered(_steered(state, steering, first, config), steering, dt - first, config)
+        return steered(_steered(state, steering, first, config), steering, dt - first, config)
     return _steered(state, steering, dt, config)
 
 
@@ -203,7 +201,7 @@ def _look(
         pending = _within(asked - done, config.look_backlog)
         now = pending if abs(pending) < 1e-5 else _within(pending * follow, most)
         turn.append(now)
-        total.append(asked - pending + now)
+        total.append(asked if now == pending else asked - pending + now)
     return (turn[0], turn[1]), (total[0], total[1])
 
 

@@ -30,9 +30,8 @@ void main() {
     gl_Position = vec4(at * 2.0 - 1.0, 0.0, 1.0);
 }
 """
-FRAGMENT = (
-    "#version 330\n" + (files("explorer") / "viewer" / "redraw.glsl").read_text()
-)  # the page draws by it too
+# The page in a browser draws by the same.
+FRAGMENT = "#version 330\n" + (files("explorer") / "viewer" / "redraw.glsl").read_text()
 
 
 @dataclass(slots=True)

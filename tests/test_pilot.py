@@ -112,6 +112,15 @@ def test_what_is_held_is_flown() -> None:
     np.testing.assert_allclose(hold(hands, 1.0, steps=32).pose.matrix, expected.pose.matrix, atol=1e-9)
 
 
+@given(st.integers(1, 40), st.floats(0.01, 0.2))
+def test_two_taps_count_whole_however_time_is_cut(steps: int, between: float) -> None:
+    tap = Hands().press("w", now=0.0).release("w", now=0.01)
+    both = tap.press("space", now=between).release("space", now=between + 0.01)
+    state = hold(both, 1.0, hold(tap, between, steps=1), steps=steps)
+    exact = hold(both, 1.0, hold(tap, between, steps=1), steps=1)
+    np.testing.assert_allclose(state.pose.t, exact.pose.t, atol=1e-9)
+
+
 @given(st.integers(1, 40))
 def test_a_tap_counts_once_for_a_pulse_however_time_is_cut(steps: int) -> None:
     tap = Hands().press("w", now=0.0).release("w", now=0.01)

@@ -65,7 +65,7 @@ export class Pilot {
     if (ends.length) {
       const first = Math.min(...ends);
       this.glide(hands, first);
-      dt -= first;
+      return this.step(hands, dt - first);
     }
     this.glide(hands, dt);
   }
