@@ -15,6 +15,8 @@ from explorer.pilot import PILOT, PilotConfig, PilotState, angles, oriented, ste
 STEP = 1 / 32  # seconds: longest step of a forecast
 TURN_LIMIT = 1.5  # rad/s: mean over a chunk of what the generated camera turns, catching up included
 SPEED_LIMIT = 45.0  # m/s: the same for its movement
+TURN_LEAD = 1.2  # rad: how far the pilot may turn ahead of the generated camera
+MOVE_LEAD, SLOWEST = 2.0, 2.0  # seconds of his speed that he may fly ahead, and m/s that count at least
 NARROWEST, WIDEST = (
     math.radians(50),
     math.radians(95),
@@ -86,6 +88,17 @@ def _shortened(x: Array, limit: float) -> Array:
 def _ease(x: float) -> float:
     """Half a straight line, half a smooth step: starts at once, never jerks."""
     return 0.5 * x + 0.5 * x * x * (3.0 - 2.0 * x)
+
+
+def held_back(pilot: PilotState, generated: Pose) -> PilotState:
+    """The pilot, no further ahead of the generated camera than a world that keeps up lets him be.
+
+    Where it does not keep up he waits for it, instead of flying off, and never turns round to its other side.
+    """
+    lead = _difference(pilot.pose, generated)
+    speed = max(float(np.linalg.norm(pilot.velocity)), SLOWEST)
+    most = np.concatenate((_shortened(lead[:3], TURN_LEAD), _shortened(lead[3:], MOVE_LEAD * speed)))
+    return pilot if np.array_equal(most, lead) else replace(pilot, pose=_moved(generated, most))
 
 
 def zoomed(lens: Intrinsics, zoom: float) -> Intrinsics:

@@ -16,7 +16,7 @@ from explorer.latency import Journey, Latency
 from explorer.messages import Failed, Frames, Progress, Ready, Resting
 from explorer.pacer import Pacer, Shown
 from explorer.pilot import PilotState, steered
-from explorer.predict import Flown, zoomed
+from explorer.predict import Flown, held_back, zoomed
 from explorer.reproject import Anchor, View, leashed, reach_of, shown_lens
 from explorer.worker import Chunk, EngineProcess
 
@@ -82,6 +82,9 @@ class Session:
         if self.pilot is not None:
             self.stats.latency.asked(steering)
             self.pilot = steered(self.pilot, steering, max(dt, 0.0))
+            generated = self._pacer.between(now) if self._pacer else None
+            if generated is not None:
+                self.pilot = held_back(self.pilot, generated)
             self.engine.steer(Flown(flight=self._flight, steering=steering, pilot=self.pilot, time=now))
             self.stats.latency.drawn(obeyed=steering.input)
 

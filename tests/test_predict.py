@@ -15,7 +15,18 @@ from engine.frame import Frame
 from explorer.controls import Hands
 from explorer.pacer import Pacer
 from explorer.pilot import PilotState, angles, oriented, steered
-from explorer.predict import SPEED_LIMIT, TURN_LIMIT, Flown, foretold, reconciled, zoomed
+from explorer.predict import (
+    MOVE_LEAD,
+    SLOWEST,
+    SPEED_LIMIT,
+    TURN_LEAD,
+    TURN_LIMIT,
+    Flown,
+    foretold,
+    held_back,
+    reconciled,
+    zoomed,
+)
 from explorer.reproject import MOST_TURN, Anchor, leashed
 
 near = st.floats(-0.3, 0.3)
@@ -84,6 +95,26 @@ def test_far_away_is_approached_no_faster_than_the_limit() -> None:
     far = Pose(t=np.array([0.0, 0.0, 1000.0]))
     end = reconciled(Pose(), far, [far] * 8, seconds=0.5)[-1]
     assert end.t[2] == pytest.approx(SPEED_LIMIT * 0.5)
+
+
+@given(poses, poses)
+def test_a_pilot_near_the_world_is_free_and_one_far_ahead_waits(here: Pose, there: Pose) -> None:
+    got = held_back(PilotState(there), here).pose
+    lead = np.subtract(angles(got), angles(here))
+    lead[0] = math.remainder(lead[0], math.tau)
+    assert np.linalg.norm(lead) <= TURN_LEAD + 1e-9
+    assert np.linalg.norm(got.t - here.t) <= MOVE_LEAD * SLOWEST + 1e-9
+    asked = np.subtract(angles(there), angles(here))
+    asked[0] = math.remainder(asked[0], math.tau)
+    if np.linalg.norm(asked) < TURN_LEAD:
+        np.testing.assert_allclose(got.matrix, there.matrix, atol=1e-9)
+
+
+def test_who_turns_for_seconds_without_a_world_stays_on_his_side_of_it() -> None:
+    hands, pilot = Hands().press("right", now=0.0), PilotState()
+    for _ in range(600):
+        pilot = held_back(steered(pilot, hands.steering, 1 / 60), Pose())
+    assert pilot.pose.yaw == pytest.approx(TURN_LEAD)
 
 
 @given(st.floats(0.5, 2.0), st.floats(0.6, 2.4))

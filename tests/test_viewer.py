@@ -36,7 +36,7 @@ from explorer.controls import Controls, Steering
 from explorer.encode import jpeg
 from explorer.pilot import PilotState, angles, oriented
 from explorer.pilot import steered as steered_pilot
-from explorer.predict import Flown, foretold, reconciled
+from explorer.predict import Flown, foretold, held_back, reconciled
 from explorer.remote import RemoteHands, steered
 from explorer.reproject import View, leashed, shown_lens, transfer
 from explorer.web import Asset, page
@@ -442,16 +442,21 @@ def test_its_pilot_and_its_view_are_the_programs(tab: Opener) -> None:
                 intrinsics: {list(map(float, LENS.row))}, width: 256, height: 160 }};
               const way = transfer(picture, pilot, lens(picture, true));
               const led = leashed(pilot, picture, 7.0);
-              return [pilot.turn, pilot.t, way.turn, way.shift, led.turn, led.t];
+              const out = [pilot.turn, pilot.t, way.turn, way.shift, led.turn, led.t];
+              pilot.holdBack({{ turn: [1.0, 0.1, 0.0], t: [40, 2, 3] }});
+              return [...out, pilot.turn, pilot.t];
             }})()"""
         )
-    turn, t, ways, shift, led_turn, led_t = got
+    turn, t, ways, shift, led_turn, led_t, held_turn, held_t = got
     np.testing.assert_allclose(turn, angles(state.pose), atol=1e-9)
     np.testing.assert_allclose(t, state.pose.t, atol=1e-9)
     np.testing.assert_allclose(np.transpose(ways), T, atol=1e-9)
     np.testing.assert_allclose(shift, s, atol=1e-9)
     np.testing.assert_allclose(np.sin(np.subtract(led_turn, angles(led))), 0, atol=1e-9)
     np.testing.assert_allclose(led_t, led.t, atol=1e-9)
+    held = held_back(state, Pose(oriented(1.0, 0.1, 0.0), np.array([40.0, 2.0, 3.0]))).pose
+    np.testing.assert_allclose(np.sin(np.subtract(held_turn, angles(held))), 0, atol=1e-9)
+    np.testing.assert_allclose(held_t, held.t, atol=1e-9)
 
 
 @pytest.mark.browser

@@ -6,6 +6,7 @@ const LAG = 5.5; // per second: rate at which velocity follows
 const LIMIT = [Infinity, (60 * Math.PI) / 180, (30 * Math.PI) / 180];
 const LOOK = { rate: 1.5, follow: 25, backlog: 0.6 }; // radians per second, per second, radians
 const PULSE = 0.25; // seconds that the shortest tap counts for
+const LEAD = { turn: 1.2, seconds: 2, slowest: 2 }; // how far it may be ahead of what is generated
 const MEMORY = 3; // seconds of its own past that it remembers
 const EASE = 0.15; // of a difference to the world's word is mended with each
 const LOST = { turn: 1, move: 10 }; // radians and metres beyond which it is not mended but believed
@@ -103,6 +104,16 @@ export class Pilot {
       this.look[i] = hands.looked[i] - pending + now;
       return now;
     });
+  }
+
+  /** Wait for a world that does not keep up: no further ahead of the generated camera. */
+  holdBack(generated) {
+    const speed = Math.max(Math.hypot(...this.velocity), LEAD.slowest);
+    const shorter = (v, most) => v.map((a) => a * Math.min(most / Math.max(Math.hypot(...v), 1e-12), 1));
+    const turn = shorter(this.turn.map((a, i) => wrapped(a - generated.turn[i])), LEAD.turn);
+    const move = shorter(this.t.map((a, i) => a - generated.t[i]), LEAD.seconds * speed);
+    this.turn = turn.map((a, i) => generated.turn[i] + a);
+    this.t = move.map((a, i) => generated.t[i] + a);
   }
 
   /** The world says that the pilot was there at the time `at` of this page. */

@@ -155,6 +155,7 @@ function refused(message) {
 function look(now) {
   if (!hands.active || !pilot.placed) return null;
   pilot.fly(hands, now);
+  if (screen.anchor) pilot.holdBack(screen.anchor);
   return pilot;
 }
 
