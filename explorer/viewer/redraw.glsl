@@ -9,7 +9,7 @@ uniform float distant;   // weight of the older frame
 in vec2 at;
 out vec4 color;
 
-const float AGREE = 0.12;   // of inverse depth: a ray this close to a surface has met it
+const float AGREE = 0.18;   // of inverse depth: a ray this close to a surface has met it
 const float RIM = 0.045;    // share of a picture over which its edge is faded
 
 float inside(vec2 uv) {
