@@ -42,6 +42,7 @@ More:
   explorer download sana-wm       NVIDIA's large model, for a large GPU
   explorer train codec|world|long|distill
                                   train the built-in world yourself
+  explorer bench latency          how soon an input is on the screen
   explorer COMMAND --help         all that a command can do
 """
 
@@ -167,6 +168,15 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if what != "latency":
+        raise ValueError(f"there is nothing '{what}' to measure: use explorer bench latency")
+    from explorer.bench import BenchLatency
+
+    return options(BenchLatency, rest, "explorer bench latency").run()
+
+
 def _convert(arguments: Sequence[str]) -> int:
     from explorer.convert import Convert
 
@@ -205,6 +215,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "convert": _convert,
     "export": _export,
     "settings": _settings,
+    "bench": _bench,
 }
 
 if __name__ == "__main__":

@@ -47,7 +47,12 @@ KEYS: Bound = {
     "words": ("t",),
     "save": ("f5",),
     "seed": ("f6",),
-    "refiner": ("x",),
+    "refiner": ("f8",),
+    "walk": ("f",),
+    "level": ("k",),
+    "zoom_in": ("z",),
+    "zoom_out": ("x",),
+    "raw": ("v",),
     "record": ("f9",),
     "screenshot": ("f12",),
     "figures": ("tab",),
@@ -86,6 +91,11 @@ PAD: Bound = {
     "save": (),
     "seed": (),
     "refiner": (),
+    "walk": ("rightstick",),
+    "level": ("leftstick",),
+    "zoom_in": (),
+    "zoom_out": (),
+    "raw": (),
 }
 
 RESERVED = "escape"  # the way out of everything

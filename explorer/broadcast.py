@@ -20,9 +20,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from engine.camera import Pose
 from engine.frame import Frame
 from explorer import protocol as wire
-from explorer.encode import jpeg
+from explorer.encode import depth_bytes, jpeg
 from explorer.seat import Line
 from explorer.web import SOCKET, Asset, Door, answer, refusal
 
@@ -168,10 +169,18 @@ class Broadcast:
         """What viewers were told last."""
         return self._status
 
-    def publish(self, frame: Frame, *, control: int, due: float) -> None:
-        """Show `frame` to everybody with a credit. `control`: newest control it obeys; `due`: perf_counter seconds."""
+    def publish(
+        self, frame: Frame, *, control: int, due: float, pilot: Pose | None = None, at: float = 0.0
+    ) -> None:
+        """Show `frame` to everybody with a credit.
+
+        control: newest control it obeys.  due: perf_counter seconds.  pilot: where the pilot is at the time `at`.
+        """
         coded = jpeg(frame.pixels, quality=self.config.quality)
         message = picture_of(frame, data=coded.data, control=control, due=due, encode=coded.seconds)
+        if pilot is not None:
+            q, t = _plain(pilot)
+            message = replace(message, pilot_q=q, pilot_t=t, pilot_at=at)
         self._call(self._show, wire.encode(message))
 
     def report(self, state: State, *, scene: str = "", note: str = "") -> None:
@@ -354,20 +363,30 @@ class Broadcast:
 
 def picture_of(frame: Frame, *, data: bytes, control: int, due: float, encode: float) -> wire.Picture:
     """A frame as it goes over the wire."""
+    q, t = _plain(frame.pose)
+    height, width = frame.pixels.shape[:2]
+    depth, (across, down) = frame.inverse_depth, wire.DEPTH
+    divides = not (width % across or height % down)
     return wire.Picture(
         index=frame.index,
         world=frame.world,
-        q=tuple(float(x) for x in frame.pose.q.normalised.elements),
-        t=tuple(float(x) for x in frame.pose.t),
+        q=q,
+        t=t,
         intrinsics=tuple(float(x) for x in frame.intrinsics.row),
-        width=frame.pixels.shape[1],
-        height=frame.pixels.shape[0],
+        width=width,
+        height=height,
         codec="jpeg",
         control=control,
         due=due,
         encode=encode,
         data=data,
+        depth=depth_bytes(depth, wire.DEPTH) if depth is not None and divides else b"",
     )
+
+
+def _plain(pose: Pose) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """q as w, x, y, z; and t."""
+    return tuple(float(x) for x in pose.q.normalised.elements), tuple(float(x) for x in pose.t)
 
 
 def _reason(role: str, place: int, *, asked: bool) -> str:

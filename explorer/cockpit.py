@@ -14,13 +14,16 @@ from engine.frame import Frame
 from explorer import hud
 from explorer.assets import Scene
 from explorer.bindings import labels
+from explorer.controls import Hands
 from explorer.deck import Deck
 from explorer.display import Display
 from explorer.flightlog import Header
 from explorer.gallery import GalleryPainter, Grid
+from explorer.pacer import Shown
 from explorer.paint import Brush
 from explorer.recorder import Picture, save_png, stamped
 from explorer.recording import BackgroundRecording, Films, Takes
+from explorer.reproject import View, shown_lens
 from explorer.session import Session
 from explorer.startup import Steps, startup_card
 from explorer.state_folder import first_time
@@ -63,11 +66,12 @@ class Cockpit:
         self.choosing = len(scenes) > 1
         self.running = True
         self.keys = labels(window.settings.keys)
-        self.show_help, self.show_figures = False, window.settings.hud.figures
+        self.show_help, self.show_figures, self.raw = False, window.settings.hud.figures, False
         self.films = films or Films()
         self.recording: BackgroundRecording | None = None
         self._saving: list[BackgroundRecording] = []  # stopped, and not yet wholly on the disk
         self._toast = Toast("", 0.0)
+        self._still: View | None = None  # of the scene's own picture, until there is a frame
         self.deck = Deck(window, session, self.display, tell=self._tell)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
@@ -76,6 +80,7 @@ class Cockpit:
         self._figures_at = 0.0
         self._painted: dict[str, tuple[object, ...]] = {}  # what each panel shows
         self._refreshes: deque[float] = deque(maxlen=90)
+        self._longest = 0.0  # seconds between two refreshes in flight
         if not self.choosing:
             self._begin(scenes[0])
 
@@ -104,24 +109,54 @@ class Cockpit:
                 f"{stats.frame.index} frames, first after {stats.first_frame_at - self._begun:.1f} s; "
                 f"{stats.generated_fps:.1f} generated per second, window {self._fps():.0f}; "
                 f"chunk {stats.chunk * 1e3:.0f} ms; "
-                f"input to frame {stats.latency(50) * 1e3:.0f} ms, 95 of 100 within {stats.latency(95) * 1e3:.0f} ms"
+                f"input to reprojected {hud.spread(stats.latency, generated=False)}, "
+                f"to generated {hud.spread(stats.latency, generated=True)} (median / 95 of 100)"
             )
 
+    def report(self) -> dict[str, object]:
+        """Figures of the flight so far."""
+        stats = self.session.stats
+        return {
+            "latency": stats.latency.report(),
+            "frames": stats.frame.index if stats.frame else 0,
+            "generated_fps": round(stats.generated_fps, 2),
+            "window_fps": round(self._fps(), 2),
+            "longest_refresh_ms": round(self._longest * 1e3, 1),
+            "chunk_ms": round(stats.chunk * 1e3, 1),
+            "discarded": stats.discarded,
+            "drawn": self.display.way,
+            "renderer": self.display.gl.info["GL_RENDERER"],
+            "window": self.window.size,
+        }
+
     def _refresh(self, now: float) -> None:
+        if self._refreshes and self.session.stats.first_frame_at is not None:
+            self._longest = max(self._longest, now - self._refreshes[-1])
         self._refreshes.append(now)
         for action in self.window.pump(flying=not self.choosing, now=now):
             self._act(action, now)
         shown = self.session.tick(self.window.hands.steering, now=now)
         if self.session.stage == "failed" and self.session.engine.spec is None:
             raise ValueError(self.session.note)
-        if not self.choosing and shown:
-            self.display.picture(shown[-1].frame.pixels)
+        begun = time.perf_counter()
+        if not self.choosing:
+            self._look(shown, now)
         self._panels(now)
         filming = self.recording is not None and not self.choosing and bool(shown)
-        window = self.display.draw(read=filming and self.films.hud)
+        window = self.display.draw(begun=begun, read=filming and self.films.hud)
+        self.session.stats.latency.presented(time.perf_counter())
         if filming:
             self._film([item.frame for item in shown], window)
         self._saved()
+
+    def _look(self, shown: Sequence[Shown], now: float) -> None:
+        """Draw the newest frame from where the pilot is; while time runs backwards the deck shows what was."""
+        if shown:
+            self.display.frame(shown[-1].frame, now=now)
+            self._still = None
+        view = self.session.view(now) or self._still
+        if not self.deck.rewinding and (view is not None or self.raw):
+            self.display.look(None if self.raw else view, now=now)
 
     def _act(self, action: Action, now: float) -> None:
         if not self.choosing and self.deck.act(action, now):
@@ -144,6 +179,11 @@ class Cockpit:
         }
         flying: dict[str, Callable[[], None]] = {
             "figures": self._toggle_figures,
+            "raw": lambda: self._toggle_raw(now),
+            "walk": lambda: self._toggle_walk(now),
+            "level": lambda: self._take(self.window.hands.level_out(now=now)),
+            "zoom_in": lambda: self._take(self.window.hands.zoomed(1, now=now)),
+            "zoom_out": lambda: self._take(self.window.hands.zoomed(-1, now=now)),
             "gallery": self._gallery,
             "restart": self._restart,
             "record": lambda: self._record(now),
@@ -194,6 +234,19 @@ class Cockpit:
     def _toggle_figures(self) -> None:
         self.show_figures, self._figures_at = not self.show_figures, 0.0
 
+    def _take(self, hands: Hands) -> None:
+        self.window.hands = hands
+
+    def _toggle_walk(self, now: float) -> None:
+        self._take(self.window.hands.toggle_walk(now=now))
+        words = "Walking: upright, at this height" if self.window.hands.walk else "Flying"
+        self._toast = Toast(words, now + TOAST_SECONDS)
+
+    def _toggle_raw(self, now: float) -> None:
+        self.raw = not self.raw
+        words = "Frames as they are generated" if self.raw else "Frames drawn from where you are"
+        self._toast = Toast(words, now + TOAST_SECONDS)
+
     def _move(self, dx: int, dy: int) -> None:
         self.grid = self.grid.move(dx, dy)
 
@@ -218,7 +271,10 @@ class Cockpit:
         self.window.fresh_hands()
         self._drop("gallery")
         self.display.blank()
-        self.display.picture(scene.picture(*self._picture_size())[0])
+        pixels, lens = scene.picture(*self._picture_size())
+        self._still = View(pose=scene.pose, lens=shown_lens(lens))
+        still = Frame(pixels=pixels, pose=scene.pose, intrinsics=lens, index=0, world="")
+        self.display.frame(still, now=self._begun)
         self.session.begin(scene)
         pygame.display.set_caption(f"{scene.title} - World Explorer")
 
@@ -390,9 +446,10 @@ class Cockpit:
                 generated=stats.generated_fps,
                 chunk=stats.chunk,
                 chunk_length=spec.chunk_frames / spec.fps,
-                latency=stats.latency(50),
-                latency_95=stats.latency(95),
-                pose=stats.frame.pose if stats.frame else Pose(),
+                drawn="raw" if self.raw else self.display.way,
+                latency=stats.latency,
+                pose=self.session.pilot.pose if self.session.pilot else Pose(),
+                walking=self.window.hands.walk,
                 speed=self.window.hands.speed,
                 resting=self.session.stage == "resting",
                 discarded=stats.discarded,

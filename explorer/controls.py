@@ -13,6 +13,7 @@ SPEED_MIN, SPEED_MAX, SPEED_DEFAULT = 0.1, 30.0, 4.0  # metres per second: the r
 SPEED_STEP = 10 ** (1 / 12)  # one notch of the wheel: twelve notches are a factor of ten
 MOUSE_TURN = math.radians(0.12)  # radians per pixel of mouse travel
 DEAD_ZONE = 0.15  # of a gamepad stick
+ZOOM_STEP, ZOOM_MIN, ZOOM_MAX = 1.1, 0.5, 2.0  # of the scene's lens; the engine keeps to lenses it knows
 
 Three = tuple[float, float, float]
 Six = tuple[float, float, float, float, float, float]
@@ -54,6 +55,9 @@ class Steering:
     look: tuple[float, float] = (0.0, 0.0)  # yaw and pitch by mouse so far, radians
     input: int = 0  # id of the newest input; ids count up
     time: float = 0.0  # perf_counter seconds of that input
+    walk: bool = False  # upright at constant height, instead of flying where the camera looks
+    level: bool = False  # the horizon is brought back to level
+    zoom: float = 1.0  # focal length over that of the scene
 
 
 KEYS: Mapping[str, tuple[int, float]] = key_axes(bindings.KEYS)  # key name → axis, sign
@@ -72,9 +76,16 @@ class Grip:
 
 
 def dead_zone(value: float, zone: float = DEAD_ZONE) -> float:
-    """A stick without its sloppy middle: 0 inside `zone`, then continuous up to ±1."""
+    """A trigger without its sloppy middle: 0 inside `zone`, then continuous up to ±1."""
     size = min(abs(value), 1.0)
     return math.copysign((size - zone) / (1.0 - zone), value) if size > zone else 0.0
+
+
+def dead_disc(x: float, y: float, zone: float = DEAD_ZONE) -> tuple[float, float]:
+    """A stick without its sloppy middle: 0 inside a disc, then rescaled along its own direction up to the rim."""
+    size = math.hypot(x, y)
+    scale = dead_zone(size, zone) / size if size else 0.0
+    return x * scale, y * scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,9 @@ class Hands:
     input: int = 0
     time: float = 0.0
     grip: Grip = Grip()
+    walk: bool = False
+    level: bool = False
+    zoom: float = 1.0
 
     def press(self, key: str, *, now: float) -> Hands:
         """A key that flies goes down; others and auto-repeat change nothing."""
@@ -97,7 +111,14 @@ class Hands:
         axis, sign = self.grip.keys[key]
         x, y, z, yaw, pitch, roll = (p + sign * (i == axis) for i, p in enumerate(self.presses))
         presses = (x, y, z, yaw, pitch, roll)
-        return replace(self, held=self.held | {key}, presses=presses, input=self.input + 1, time=now)
+        return replace(
+            self,
+            held=self.held | {key},
+            presses=presses,
+            level=self.level and axis != 5,  # who rolls by hand wants that roll
+            input=self.input + 1,
+            time=now,
+        )
 
     def release(self, key: str, *, now: float) -> Hands:
         if key not in self.held:
@@ -116,10 +137,24 @@ class Hands:
         speed = min(max(self.speed * SPEED_STEP**notches, SPEED_MIN), SPEED_MAX)
         return replace(self, speed=speed, input=self.input + 1, time=now) if speed != self.speed else self
 
+    def toggle_walk(self, *, now: float) -> Hands:
+        """Fly or walk."""
+        return replace(self, walk=not self.walk, input=self.input + 1, time=now)
+
+    def level_out(self, *, now: float) -> Hands:
+        """Bring the horizon back to level, until somebody rolls."""
+        return replace(self, level=True, input=self.input + 1, time=now)
+
+    def zoomed(self, notches: float, *, now: float) -> Hands:
+        """A longer lens for positive notches, a wider view for negative ones."""
+        zoom = min(max(self.zoom * ZOOM_STEP**notches, ZOOM_MIN), ZOOM_MAX)
+        return replace(self, zoom=zoom, input=self.input + 1, time=now) if zoom != self.zoom else self
+
     def pad(self, axes: Six, *, now: float) -> Hands:
         """Raw gamepad axes in the order of `Controls.axes`, each in [-1, 1]."""
-        x, y, z, yaw, pitch, roll = (dead_zone(a, self.grip.dead_zone) for a in axes)
-        stick = (x, y, z, yaw, pitch, roll)
+        zone = self.grip.dead_zone
+        (x, z), (yaw, pitch) = dead_disc(axes[0], axes[2], zone), dead_disc(axes[3], axes[4], zone)
+        stick = (x, dead_zone(axes[1], zone), z, yaw, pitch, dead_zone(axes[5], zone))
         return replace(self, stick=stick, input=self.input + 1, time=now) if stick != self.stick else self
 
     def let_go(self, *, now: float) -> Hands:
@@ -139,7 +174,16 @@ class Hands:
 
     @property
     def steering(self) -> Steering:
-        return Steering(self.controls, self.presses, self.look, self.input, self.time)
+        return Steering(
+            self.controls,
+            self.presses,
+            self.look,
+            self.input,
+            self.time,
+            walk=self.walk,
+            level=self.level,
+            zoom=self.zoom,
+        )
 
 
 def _within_unit(x: float, y: float, z: float) -> Three:

@@ -52,6 +52,11 @@ class Deck:
         """Whether the lower edge is taken by the strip or by words being typed."""
         return self._strip is not None or self._words is not None
 
+    @property
+    def rewinding(self) -> bool:
+        """Whether the deck shows what was."""
+        return self._rewind is not None
+
     def act(self, action: Action, now: float) -> bool:
         """Do what was asked for; False: it is nothing of ours."""
         if self._words is not None:
@@ -170,7 +175,7 @@ class Deck:
     def _show(self, shot: Shot) -> None:
         if shot is not self._shot:
             self._shot = shot
-            self._display.picture(develop(shot))
+            self._display.still(develop(shot))
 
     def _save(self) -> None:
         if self._saving is not None:

@@ -1,7 +1,8 @@
-"""The picture on the screen: uploaded once per frame, enlarged sharply, panels on top. Owned by the main thread."""
+"""The picture on the screen: drawn from the pilot's view, enlarged sharply, panels on top. Owned by the main thread."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import moderngl
@@ -9,6 +10,10 @@ import numpy as np
 import pygame
 from numpy.typing import NDArray
 
+from engine.frame import Frame
+from explorer.fineness import WAYS, Fineness
+from explorer.redraw import Redraw
+from explorer.reproject import View
 from explorer.theme import GROUND
 
 QUAD = """#version 330
@@ -48,6 +53,7 @@ in vec2 uv;
 out vec4 color;
 void main() { color = texture(source, vec2(uv.x, 1.0 - uv.y)) * alpha; }
 """
+FADE = 0.0625  # seconds in which a newer frame takes over: one frame's time, so that they melt together
 BACKGROUND = (GROUND[0] / 255, GROUND[1] / 255, GROUND[2] / 255)
 
 
@@ -69,22 +75,36 @@ class Panel:
 
 
 class Display:
-    """Draws into the current GL window. Enlarging happens once per frame; a refresh only copies."""
+    """Draws into the current GL window. A view is drawn at every refresh; a raw picture once, and then copied."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.gl = moderngl.create_context()
         self.software = any(
             s in self.gl.info["GL_RENDERER"].lower() for s in ("llvmpipe", "softpipe", "swiftshader")
         )
+        self.fineness = Fineness(budget=0.018, way=2) if self.software else Fineness(budget=0.007, way=0)
         self._enlarge = self.gl.program(vertex_shader=QUAD, fragment_shader=ENLARGE)
         self._panel = self.gl.program(vertex_shader=QUAD, fragment_shader=PANEL)
         self._enlarge_quad = self.gl.vertex_array(self._enlarge, [])
         self._panel_quad = self.gl.vertex_array(self._panel, [])
         self._panels: dict[str, Panel] = {}
+        self._redraw = Redraw(self.gl)
+        self._since, self._fresh = (
+            0.0,
+            False,
+        )  # when the newest frame came, and whether it is still to be drawn
+        self._view: View | None = None
+        self._drawn: tuple[object, ...] = ()  # what the picture on the screen was drawn from
         self._source: moderngl.Texture | None = None
+        self._viewed: moderngl.Framebuffer | None = None  # a view, before it is enlarged
         self._wide: moderngl.Framebuffer | None = None  # enlarged along rows
         self._full: moderngl.Framebuffer | None = None  # the window's picture without panels
         self.resize(size)
+
+    @property
+    def way(self) -> str:
+        """How finely views are drawn, in a word."""
+        return WAYS[self.fineness.way].name
 
     def resize(self, size: tuple[int, int]) -> None:
         """The window has changed; the picture is drawn again."""
@@ -94,7 +114,68 @@ class Display:
         self._full.clear(*BACKGROUND)
         self._drop_wide()
         if self._source is not None:
-            self._draw_picture()
+            self._draw_picture(self._source)
+
+    def frame(self, frame: Frame, *, now: float) -> None:
+        """Take a newer generated frame for `look` to draw."""
+        self._redraw.add(frame)
+        self._since, self._fresh = now, True
+
+    def look(self, view: View | None, *, now: float) -> None:
+        """Draw the frames from `view`, here and now; None: the newest frame as it was generated."""
+        newest = self._redraw.newest
+        if newest is None:
+            return
+        if view is None:
+            if self._view is not None or self._fresh:
+                self.picture(newest.pixels)
+        else:
+            fade = min((now - self._since) / FADE, 1.0)
+            # at rest nothing is drawn again: the machine has a world to make
+            drawn = (view.key, newest.index, newest.world, fade, self.fineness.way, self.size)
+            if self._view is None or drawn != self._drawn:
+                self._draw_view(view, newest, fade=fade)
+            self._drawn = drawn
+        self._view, self._fresh = view, False
+
+    def _draw_view(self, view: View, newest: Frame, *, fade: float) -> None:
+        assert self._full is not None
+        way = WAYS[self.fineness.way]
+        height, width, _ = newest.pixels.shape
+        box = letter_box((width, height), self.size)
+        size = (round(width * way.scale), round(height * way.scale)) if way.scale else box[2:]
+        if self._viewed is None or self._viewed.size != size:
+            self._release(self._viewed)
+            self._viewed = self._target(size)
+        self._viewed.use()
+        self._redraw.draw(self._viewed, view, fade=fade if way.fade else 1.0)
+        texture = self._viewed.color_attachments[0]
+        assert isinstance(texture, moderngl.Texture)
+        if self._source is not None:  # borders of a raw picture may differ
+            self._source.release()
+            self._source = None
+            self._full.clear(*BACKGROUND)
+        if way.scale and way.sharp:
+            self._draw_picture(texture)
+        else:
+            self._spread(texture, box)
+
+    def _spread(self, texture: moderngl.Texture, box: tuple[int, int, int, int]) -> None:
+        """Enlarge linearly, or copy where the size is right."""
+        assert self._full is not None
+        self._full.use()
+        self._full.viewport = box
+        texture.filter = (moderngl.LINEAR, moderngl.LINEAR)
+        texture.use(0)
+        self._panel["alpha"] = 1.0
+        self._panel["place"] = (-1.0, -1.0, 2.0, 2.0)
+        self._panel_quad.render(moderngl.TRIANGLE_STRIP, vertices=4)
+
+    def still(self, pixels: NDArray[np.uint8]) -> None:
+        """Show a picture that is seen from nowhere, until the next frame comes. [Y, X, 3] RGB."""
+        self._redraw.clear()
+        self._view, self._fresh, self._drawn = None, False, ()
+        self.picture(pixels)
 
     def picture(self, pixels: NDArray[np.uint8]) -> None:
         """Take a new [Y, X, 3] RGB frame."""
@@ -103,19 +184,19 @@ class Display:
             if self._source is not None:
                 self._source.release()
             self._source = self.gl.texture(size, 3, alignment=1)
-            self._drop_wide()
             assert self._full is not None
             self._full.clear(*BACKGROUND)
         self._source.write(np.ascontiguousarray(pixels))
-        self._draw_picture()
+        self._draw_picture(self._source)
 
-    def _draw_picture(self) -> None:
-        assert self._source is not None
+    def _draw_picture(self, source: moderngl.Texture) -> None:
+        """Enlarge by a spline."""
         assert self._full is not None
-        left, top, width, height = letter_box(self._source.size, self.size)
-        if self._wide is None:
-            self._wide = self._target((width, self._source.height))
-        self._pass(self._source, self._wide, (0, 0, width, self._source.height), (1, 0))
+        left, top, width, height = letter_box(source.size, self.size)
+        if self._wide is None or self._wide.size != (width, source.height):
+            self._drop_wide()
+            self._wide = self._target((width, source.height))
+        self._pass(source, self._wide, (0, 0, width, source.height), (1, 0))
         texture = self._wide.color_attachments[0]
         assert isinstance(texture, moderngl.Texture)
         self._pass(texture, self._full, (left, top, width, height), (0, 1), upright=True)
@@ -141,6 +222,8 @@ class Display:
         """No picture: background only."""
         assert self._full is not None
         self._full.clear(*BACKGROUND)
+        self._redraw.clear()
+        self._drawn = ()
 
     def put(self, name: str, surface: pygame.Surface, *, left: int, top: int, alpha: float = 1.0) -> None:
         """Show or replace a panel; its surface has premultiplied transparency."""
@@ -163,8 +246,11 @@ class Display:
         if panel := self._panels.pop(name, None):
             panel.texture.release()
 
-    def draw(self, *, read: bool = False) -> NDArray[np.uint8] | None:
-        """One refresh: the picture, the panels, flip. read: return the window, [Y, X, 3] RGB, as it is then shown."""
+    def draw(self, *, begun: float | None = None, read: bool = False) -> NDArray[np.uint8] | None:
+        """One refresh: the picture, the panels, flip.
+
+        begun: perf_counter seconds when drawing it began.  read: return the window, [Y, X, 3] RGB, as it is then shown.
+        """
         assert self._full is not None
         self.gl.screen.viewport = (0, 0, *self.size)
         self.gl.copy_framebuffer(self.gl.screen, self._full)
@@ -176,6 +262,9 @@ class Display:
                 self._draw_panel(panel)
         self.gl.disable(moderngl.BLEND)
         shown = self._rows(self.gl.screen) if read else None
+        if begun is not None:
+            self.gl.finish()  # else flip() waits for the GPU and the screen at once
+            self.fineness.drew(time.perf_counter() - begun)
         pygame.display.flip()
         return shown
 
@@ -197,9 +286,10 @@ class Display:
         """What is shown, without panels and borders: [Y, X, 3] RGB at the window's size."""
         assert self._full is not None
         rows = self._rows(self._full)
-        if self._source is None:
+        source = self._source or (self._viewed.color_attachments[0] if self._viewed else None)
+        if source is None:
             return rows
-        left, top, w, h = letter_box(self._source.size, self.size)
+        left, top, w, h = letter_box(source.size, self.size)
         return rows[top : top + h, left : left + w].copy()
 
     def _rows(self, target: moderngl.Framebuffer) -> NDArray[np.uint8]:
@@ -211,6 +301,7 @@ class Display:
     def _target(self, size: tuple[int, int]) -> moderngl.Framebuffer:
         texture = self.gl.texture(size, 4)
         texture.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        texture.repeat_x = texture.repeat_y = False
         return self.gl.framebuffer([texture])
 
     def _drop_wide(self) -> None:

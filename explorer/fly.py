@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +62,8 @@ class Fly:
     """recordings show the window with its panels, not the world's clean frames"""
     size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
+    stats: Annotated[Path | None, arg(metavar="JSON", help_behavior_hint="")] = None
+    """file to write at the end: latencies with their parts, and rates"""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto, cpu or cuda"""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -100,6 +105,11 @@ class Fly:
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
 
+        if self.stats is not None and self.unattended:
+            raise ValueError("--stats measures a flight in a window: leave out --out and --contact-sheet")
+        if self.stats is not None:
+            require_folder("--stats", self.stats)
+
     @property
     def cruise(self) -> float:
         """Metres per second of keys, until the wheel turns."""
@@ -129,7 +139,11 @@ class Fly:
             from explorer.unattended import fly_unattended
 
             return fly_unattended(self, size=size)
-        return _in_a_window(self, size or SIZE)
+        report: dict[str, object] = {}
+        code = fly_in_a_window(self, size or SIZE, report=report)
+        if self.stats is not None:
+            write_stats(self.stats, report)
+        return code
 
     def scenes(self, assets: Path) -> tuple[Scene, ...]:
         """The picture asked for, else the gallery."""
@@ -176,8 +190,17 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
-    """The engine process is started first: it loads while the window opens and the pilot chooses."""
+def fly_in_a_window(
+    fly: Fly,
+    size: tuple[int, int],
+    *,
+    script: Callable[[Session], AbstractContextManager[None]] | None = None,
+    report: dict[str, object],
+) -> int:
+    """The engine process is started first: it loads while the window opens and the pilot chooses.
+
+    script: hands that fly by themselves, from the first scene on.  report: filled with figures at the end.
+    """
     from explorer.session import Session
     from explorer.settings_file import load_settings
 
@@ -185,13 +208,28 @@ def _in_a_window(fly: Fly, size: tuple[int, int]) -> int:
     settings = load_settings()
     speed = fly.cruise if fly.speed is not None or fly.model != "pocket" else settings.flight.speed
     fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=speed)
-    scenes = fly.scenes(assets)
+    scenes = fly.scenes(assets) if script is None else fly.scenes(assets)[:1]
     _require_display()
     session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
     try:
-        return _cockpit(fly, session, scenes, size, settings)
+        with nullcontext() if script is None else script(session):
+            return _cockpit(fly, session, scenes, size, settings, report)
     finally:
         session.stop()
+
+
+def require_folder(flag: str, path: Path) -> None:
+    """Before anything slow happens. Raises ValueError where no file can be written there."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{flag} {path} cannot be written: name a file in a folder that exists")
+
+
+def write_stats(path: Path, report: Mapping[str, object]) -> None:
+    """Figures as JSON. Raises ValueError where they cannot be written."""
+    try:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _require_display() -> None:
@@ -211,7 +249,12 @@ def _films(fly: Fly, settings: Settings) -> Films:
 
 
 def _cockpit(
-    fly: Fly, session: Session, scenes: tuple[Scene, ...], size: tuple[int, int], settings: Settings
+    fly: Fly,
+    session: Session,
+    scenes: tuple[Scene, ...],
+    size: tuple[int, int],
+    settings: Settings,
+    report: dict[str, object],
 ) -> int:
     from rich.console import Console
 
@@ -226,5 +269,6 @@ def _cockpit(
             return cockpit.run()
         finally:
             cockpit.close()
+            report.update(cockpit.report())
     finally:
         window.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -40,7 +41,8 @@ from explorer.messages import (
     Taken,
 )
 from explorer.pace import Pace
-from explorer.pilot import PilotState, at_rest, roll_forward
+from explorer.pilot import PilotState, at_rest
+from explorer.predict import Flown, foretold, reconciled, zoomed
 
 if TYPE_CHECKING:
     from engine.engine import Chunk
@@ -66,10 +68,11 @@ class Inbox:
         self._reword: Reword | None = None
         self._paused = False
         self._once = 0  # chunks asked for one by one
-        self.steering = Steering()
+        self.flown: Flown | None = None
         self.refining: Refining = "auto"
         self.free = deque(range(SLOTS))
         self.end = 0.0  # perf_counter seconds at which the last frame's time on screen is over
+        self.period = 0.0  # seconds for which the window shows each frame
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -84,11 +87,12 @@ class Inbox:
 
     def _sort(self, message: object) -> None:
         match message:
-            case Steering():
-                self.steering = message
-            case Taken(slot=slot, end=end):
+            case Flown():
+                self.flown = message
+            case Taken(slot=slot, end=end, period=period):
                 self.free.append(slot)
                 self.end = end or self.end
+                self.period = period or self.period
             case Begin() | Resume():
                 self._begin, self._reword, self._once = message, None, 0
             case Reword():
@@ -101,6 +105,11 @@ class Inbox:
                 self.refining = mode
             case Stop():
                 os._exit(0)
+
+    @property
+    def steering(self) -> Steering:
+        """What hands did last."""
+        return self.flown.steering if self.flown else Steering()
 
     def take_begin(self) -> Begin | Resume | None:
         with self._news:
@@ -221,8 +230,17 @@ class Host:
             used=self.inbox.steering,
             index=0,
         )
+        used = self.inbox.steering
+        flight = Flight(
+            id=begin.flight,
+            intrinsics=begin.intrinsics,
+            state=chunk.state,
+            pilot=PilotState(begin.pose, used=used),
+            used=used,
+            index=0,
+        )
         self.inbox.end = 0.0
-        flight = self._send(flight, chunk, (begin.pose,), seconds=time.perf_counter() - started)
+        flight = self._send(flight, chunk, (begin.pose,), begin.intrinsics, started=started)
         self._keep(flight)
         return flight
 
@@ -248,20 +266,19 @@ class Host:
     def _step(self, flight: Flight) -> Flight:
         started = time.perf_counter()
         spec = self.engine.spec
-        poses, pilot, used = roll_forward(
-            flight.pilot, self.inbox.steering, flight.used, frames=spec.chunk_frames, fps=spec.fps
-        )
+        flown = self._flown(flight, started)
+        poses, lens, pilot = self._aim(flight, flown, started)
         if self.pace.mode != self.inbox.refining:
             self.pace = self.pace.chosen(self.inbox.refining)
         state = replace(flight.state, refining=self.pace.refining)
         with self.pulse.working():
-            chunk, discarded = finite_step(self.engine, state, poses, intrinsics=flight.intrinsics)
-        rested = flight.rested + 1 if at_rest(flight.pilot, pilot) else 0
+            chunk, discarded = finite_step(self.engine, state, poses, intrinsics=lens)
+        rested = flight.rested + 1 if at_rest(flight.pilot.pose, pilot.pose) else 0
         flight = replace(
             flight,
             state=chunk.state,
             pilot=pilot,
-            used=used,
+            used=flown.steering,
             rested=rested,
             discarded=flight.discarded + discarded,
         )
@@ -269,7 +286,7 @@ class Host:
         self.recent.append(seconds)
         if chunk.state.refiner is not None:
             self.pace = self.pace.after(chunk.timing, seconds=seconds, length=spec.chunk_frames / spec.fps)
-        flight = self._send(flight, chunk, poses, seconds=seconds)
+        flight = self._send(flight, chunk, poses, lens, started=started)
         self._keep(flight)
         return flight
 
@@ -287,15 +304,43 @@ class Host:
         seconds = time.perf_counter() - started
         self.pipe.send(Kept(flight=flight.id, index=flight.index - 1, path=path, size=size, seconds=seconds))
 
-    def _send(self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], *, seconds: float) -> Flight:
+    def _flown(self, flight: Flight, now: float) -> Flown:
+        """The pilot's newest word; until it flies here, the hands at the place where the flight begins."""
+        flown = self.inbox.flown
+        if flown is not None and flown.flight == flight.id:
+            return flown
+        held = replace(flight.used, controls=self.inbox.steering.controls)
+        pilot = replace(flight.pilot, used=flight.used)
+        return Flown(flight=flight.id, steering=held, pilot=pilot, time=now)
+
+    def _aim(
+        self, flight: Flight, flown: Flown, now: float
+    ) -> tuple[tuple[Pose, ...], Intrinsics, PilotState]:
+        """Poses and lens of the coming chunk: where the pilot will be when each of its frames is shown; and its end."""
+        spec = self.engine.spec
+        period = max(self.inbox.period, 1.0 / spec.fps)
+        begin = max(self.inbox.end, now + max(self.recent, default=0.0))
+        times = [begin + i * period for i in range(-1, spec.chunk_frames)]
+        before, *states = foretold(flown, times)
+        poses = reconciled(
+            flight.pilot.pose, before.pose, [s.pose for s in states], seconds=period * spec.chunk_frames
+        )
+        lens = zoomed(flight.intrinsics, states[-1].zoom)
+        return poses, lens, replace(states[-1], pose=poses[-1])
+
+    def _send(
+        self, flight: Flight, chunk: Chunk, poses: tuple[Pose, ...], lens: Intrinsics, *, started: float
+    ) -> Flight:
+        seconds = time.perf_counter() - started
         self.inbox.wait_slot()
         if not self.inbox.free:
             return flight
         slot = self.inbox.free.popleft()
-        for target, frame in zip(
-            slot_frames(self.memory, self.engine.spec, slot), chunk.frames, strict=False
-        ):
-            target[...] = frame.pixels
+        place = Slots(self.memory, self.engine.spec)
+        for i, frame in enumerate(chunk.frames):
+            place.pixels(slot)[i] = frame.pixels
+            if frame.inverse_depth is not None:
+                place.depth(slot)[i] = frame.inverse_depth
         count = len(chunk.frames)
         self.inbox.end = max(self.inbox.end, time.perf_counter()) + count / self.engine.spec.fps
         self.pipe.send(
@@ -304,9 +349,12 @@ class Host:
                 slot=slot,
                 first=flight.index,
                 poses=poses,
-                intrinsics=flight.intrinsics,
+                intrinsics=lens,
                 input=flight.used.input,
                 seconds=seconds,
+                started=started,
+                sent=time.perf_counter(),
+                depth=all(frame.inverse_depth is not None for frame in chunk.frames),
                 timing=dict(chunk.timing),
                 discarded=flight.discarded,
             )
@@ -324,11 +372,27 @@ def finite_step(
         return engine.step(state, poses, intrinsics=intrinsics, attempt=1), 1
 
 
-def slot_frames(memory: SharedMemory, spec: Any, slot: int) -> NDArray[np.uint8]:
-    """One slot of the shared memory as [chunk_frames, Y, X, 3]; spec has chunk_frames, height and width."""
-    shape = (spec.chunk_frames, spec.height, spec.width, 3)
-    size = int(np.prod(shape))
-    return np.ndarray(shape, np.uint8, buffer=memory.buf, offset=slot * size)
+class Slots:
+    """The shared memory as pictures and their inverse depth; spec has chunk_frames, height and width."""
+
+    def __init__(self, memory: SharedMemory, spec: Any) -> None:
+        self._memory = memory
+        self._shape = (spec.chunk_frames, spec.height, spec.width)
+
+    @staticmethod
+    def size(spec: Any) -> int:
+        """Bytes in all: per pixel three of colour and two of depth."""
+        return SLOTS * spec.chunk_frames * spec.height * spec.width * 5
+
+    def pixels(self, slot: int) -> NDArray[np.uint8]:
+        """[chunk_frames, Y, X, 3] RGB."""
+        offset = 5 * slot * math.prod(self._shape)
+        return np.ndarray((*self._shape, 3), np.uint8, buffer=self._memory.buf, offset=offset)
+
+    def depth(self, slot: int) -> NDArray[np.float16]:
+        """[chunk_frames, Y, X] 1/m."""
+        offset = (5 * slot + 3) * math.prod(self._shape)
+        return np.ndarray(self._shape, np.float16, buffer=self._memory.buf, offset=offset)
 
 
 def _shared(size: int) -> SharedMemory:
@@ -380,7 +444,7 @@ def serve(
             on_step=lambda step: pipe.send(Progress(step)),
         )
         spec = engine.spec
-        memory = _shared(SLOTS * spec.chunk_frames * spec.height * spec.width * 3)
+        memory = _shared(Slots.size(spec))
         pipe.send(
             Ready(
                 name=spec.name,

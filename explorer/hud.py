@@ -11,6 +11,7 @@ import pygame
 from engine.camera import Pose
 from explorer.controls import SPEED_MAX, SPEED_MIN
 from explorer.drift import Drift
+from explorer.latency import Latency
 from explorer.paint import Brush, premultiplied
 from explorer.pilot import angles
 from explorer.theme import ACCENT, ALERT, INK, QUIET, Color
@@ -21,8 +22,10 @@ HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{up}  {down}", "up, down"),
     ("Mouse", "click to look around, Esc to let go"),
     ("{turn_left} {turn_right} {look_up} {look_down}", "turn and look up or down"),
-    ("{roll_left}  {roll_right}", "roll"),
+    ("{roll_left}  {roll_right}   {level}", "roll, level the horizon"),
+    ("{walk}", "walk upright, or fly"),
     ("Wheel  {slower}  {faster}", "speed"),
+    ("{zoom_in}  {zoom_out}", "field of view"),
     ("{rewind}", "hold to go back in time, let go to fly on from there"),
     ("{mark}   1 … 9", "bookmark, return to it"),
     ("{branch}   {timeline}", "other branch, show the timeline"),
@@ -33,6 +36,7 @@ HELP = (  # names in braces are actions, printed as the keys bound to them
     ("{refiner}", "sharpen on or off (sana-wm)"),
     ("{record}   {screenshot}", "record, take a picture"),
     ("{figures}   {fullscreen}", "figures, full screen"),
+    ("{raw}", "frames as they are generated"),
     ("Esc  Esc", "leave"),
 )
 HINT = "{forward} {left} {back} {right} to fly     click to look around     {help} for help"
@@ -46,10 +50,11 @@ class Figures:
     generated: float  # frames per second
     chunk: float  # seconds
     chunk_length: float  # seconds of flight in a chunk
-    latency: float  # seconds, median from an input to the first frame it shaped
-    latency_95: float
+    drawn: str  # how finely views are drawn
+    latency: Latency
     pose: Pose
     speed: float  # m/s
+    walking: bool = False
     resting: bool = False
     discarded: int = 0
     refiner: str = ""  # what the second stage does; empty: there is none
@@ -69,7 +74,7 @@ def figures(brush: Brush, f: Figures) -> pygame.Surface:
     card = brush.card(width, top + line * len(rows) + brush.px(12))
     number = brush.text(f"{f.speed:.1f}" if f.speed < 10 else f"{f.speed:.0f}", size="large")
     card.blit(number, (pad, brush.px(14)))
-    unit = brush.text("m/s", size="body", color=QUIET)
+    unit = brush.text("m/s  on foot" if f.walking else "m/s", size="body", color=QUIET)
     card.blit(unit, (pad + number.get_width() + brush.px(8), brush.px(14) + number.get_height() - line))
     _speed_bar(brush, card, f.speed, top=brush.px(68), left=pad, width=width - 2 * pad)
     for i, (label, value, color) in enumerate(rows):
@@ -86,10 +91,10 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
     slow = f.chunk > f.chunk_length
     rows = [
         ("Generated", "resting" if f.resting else f"{f.generated:.1f} fps", INK),
-        ("Window", f"{f.fps:.0f} fps", INK),
+        ("Window", f"{f.fps:.0f} fps, {f.drawn}", INK),
         ("Chunk", f"{f.chunk * 1e3:.0f} of {f.chunk_length * 1e3:.0f} ms", ACCENT if slow else INK),
-        ("Input to frame", f"{f.latency * 1e3:.0f} ms" if f.latency else "-", INK),
-        ("95 of 100", f"{f.latency_95 * 1e3:.0f} ms" if f.latency_95 else "-", INK),
+        ("Input to view", spread(f.latency, generated=False), INK),
+        ("Input to generated", spread(f.latency, generated=True), INK),
         ("Position", f"{x:.1f}  {-y:.1f}  {z:.1f} m", INK),
         ("Heading", f"{yaw % 360:.0f}°  pitch {pitch:.0f}°  roll {roll:.0f}°", INK),
     ]
@@ -108,6 +113,12 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def spread(latency: Latency, *, generated: bool) -> str:
+    """Median, and what 95 of 100 stay below."""
+    p50, p95 = (latency.percentile(p, generated=generated) * 1e3 for p in (50, 95))
+    return f"{p50:.0f} / {p95:.0f} ms" if p95 else "-"
 
 
 def _speed_bar(brush: Brush, card: pygame.Surface, speed: float, *, top: int, left: int, width: int) -> None:

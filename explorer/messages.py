@@ -57,6 +57,7 @@ class Taken:
 
     slot: int
     end: float  # perf_counter seconds
+    period: float = 0.0  # seconds for which each frame is shown; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,9 @@ class Frames:
     intrinsics: Intrinsics
     input: int  # id of the newest input used
     seconds: float  # the whole step
+    started: float = 0.0  # perf_counter seconds at which the hands were read
+    sent: float = 0.0  # perf_counter seconds at which the frames lay in the slot
+    depth: bool = False  # whether their inverse depth lies there too
     timing: dict[str, float] = field(default_factory=dict)  # its parts
     discarded: int = 0  # chunks thrown away so far because they were not finite
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+from engine.camera import Pose
 from engine.frame import Frame
+from explorer.latency import Journey
+from explorer.reproject import part_way
 
 SLOWEST = 4.0  # a slow engine stretches the time between frames to at most this multiple; then it stalls
 
@@ -17,6 +20,7 @@ class Shown:
     frame: Frame
     due: float  # perf_counter seconds
     input: int  # id of the newest input that shaped it
+    way: Journey | None = None  # how it came here; a first picture comes by none
 
 
 class Pacer:
@@ -29,14 +33,24 @@ class Pacer:
         self.end = 0.0  # when the last frame's time is over
         self.late = 0.0  # seconds that the newest chunk came too late
         self._held = False
+        self.period = self._period  # seconds for which the newest chunk's frames are shown
+        self.shown: Shown | None = None  # the newest that was due
 
-    def add(self, frames: tuple[Frame, ...], *, input: int, seconds: float, now: float) -> float:
+    def add(
+        self,
+        frames: tuple[Frame, ...],
+        *,
+        input: int,
+        seconds: float,
+        now: float,
+        way: Journey | None = None,
+    ) -> float:
         """Queue a chunk that took `seconds` to make. Returns when the time of its last frame is over."""
         self._step = 0.7 * self._step + 0.3 * seconds if self._step else seconds
-        period = min(max(self._period, self._step / len(frames)), SLOWEST * self._period)
+        self.period = period = min(max(self._period, self._step / len(frames)), SLOWEST * self._period)
         self.late = max(now - self.end, 0.0) if self.end else 0.0
         start = max(self.end, now)
-        self._queue.extend(Shown(f, start + i * period, input) for i, f in enumerate(frames))
+        self._queue.extend(Shown(f, start + i * period, input, way) for i, f in enumerate(frames))
         self.end = start + len(frames) * period
         return self.end
 
@@ -47,7 +61,16 @@ class Pacer:
             return out
         while self._queue and self._queue[0].due <= now:
             out.append(self._queue.popleft())
+        self.shown = out[-1] if out else self.shown
         return out
+
+    def between(self, now: float) -> Pose | None:
+        """Where the generated camera is: between the frame shown and the next, as time is. None before the first."""
+        if self.shown is None or self._held or not self._queue:
+            return self.shown.frame.pose if self.shown else None
+        here, there = self.shown, self._queue[0]
+        share = min(max((now - here.due) / max(there.due - here.due, 1e-6), 0.0), 1.0)
+        return part_way(here.frame.pose, there.frame.pose, share)
 
     def hold(self) -> None:
         """Show nothing further until `go`."""
@@ -67,7 +90,10 @@ class Pacer:
 
     def one(self) -> Shown | None:
         """The next frame, held or not; None where none waits."""
-        return self._queue.popleft() if self._queue else None
+        if not self._queue:
+            return None
+        self.shown = self._queue.popleft()
+        return self.shown
 
     def drop_after(self, index: int) -> None:
         """Forget waiting frames beyond this index: they will be made again."""
@@ -76,4 +102,5 @@ class Pacer:
     def clear(self) -> None:
         """Forget what waits: another flight begins."""
         self._queue.clear()
+        self.shown = None
         self.end = self.late = 0.0

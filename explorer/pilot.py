@@ -24,11 +24,12 @@ class PilotConfig:
     lag: float = 5.5  # 1/s: rate at which velocity follows the controls
     pitch_limit: float = math.radians(60)
     roll_limit: float = math.radians(30)
-    level: float = 0.0  # 1/s: rate at which an untouched roll returns to 0; 0: it stays
-    look_rate: float = (
-        1.2  # rad/s: fastest turn that mouse travel may ask for; the rest waits for the next chunk
-    )
+    level: float = 2.5  # 1/s: rate at which a roll returns to 0 where a level horizon is wanted
+    look_rate: float = 1.5  # rad/s: fastest turn by mouse
+    look_follow: float = 25.0  # 1/s: rate at which the camera follows the mouse below that
+    look_backlog: float = 0.6  # rad: mouse travel further ahead is dropped: no swing turns for seconds
     pulse: float = 0.25  # seconds that the shortest tap counts for
+    zoom_rate: float = 8.0  # 1/s: rate at which the lens follows its key
 
     def __post_init__(self) -> None:
         if not 0 < self.pitch_limit < math.pi / 2 or not 0 < self.roll_limit < math.pi / 2:
@@ -53,6 +54,20 @@ class PilotState:
     pose: Pose = field(default_factory=Pose)
     velocity: Array = field(default_factory=_zero)  # [3] m/s, camera axes
     rate: Array = field(default_factory=_zero)  # [3] rad/s: yaw, pitch, roll
+    walking: bool = False  # `velocity` is along heading, down and side instead of the camera's axes
+    used: Steering = field(default_factory=Steering)  # presses and mouse travel already flown
+    pulse: Array = field(default_factory=lambda: np.zeros(6))  # seconds left of the shortest pulse, signed
+    zoom: float = 1.0  # focal length over that of the scene
+
+    def moving(self, steering: Steering) -> bool:
+        """Whether the pose still changes while hands stay as they are."""
+        pending = steering.controls.axes, self.pulse, np.subtract(steering.look, self.used.look)
+        return (
+            any(np.any(a) for a in pending)
+            or any(np.abs(a).max() > 1e-4 for a in (self.velocity, self.rate))
+            or abs(steering.zoom - self.zoom) > 1e-4
+            or ((steering.level or steering.walk) and abs(angles(self.pose)[2]) > 1e-4)
+        )
 
 
 def angles(pose: Pose) -> tuple[float, float, float]:
@@ -90,18 +105,48 @@ def fly(pose: Pose, controls: Controls, dt: float, config: PilotConfig = PILOT) 
     return replace(pose, t=pose.t + pose.R @ (np.asarray(controls.move) * (controls.speed * dt)))
 
 
-def advance(state: PilotState, controls: Controls, dt: float, config: PilotConfig = PILOT) -> PilotState:
-    """Advance a pose in motion: velocity and turn rate follow the controls with a first-order lag, exactly."""
+def advance(
+    state: PilotState,
+    controls: Controls,
+    dt: float,
+    config: PilotConfig = PILOT,
+    *,
+    walk: bool = False,
+    level: bool = False,
+) -> PilotState:
+    """Advance a pose in motion: velocity and turn rate follow the controls with a first-order lag, exactly.
+
+    Who walks keeps height and horizon: movement is along the heading, wherever the camera looks up or down.
+    """
+    state = _on_foot(state) if walk and not state.walking else _in_the_air(state) if not walk else state
     keep = math.exp(-config.lag * dt)
+    upright = np.array([1.0, 0.0, 1.0]) if walk else np.ones(3)
     velocity, moved = _lagged(
-        state.velocity, np.asarray(controls.move) * controls.speed, keep, dt, config.lag
+        state.velocity, np.asarray(controls.move) * controls.speed * upright, keep, dt, config.lag
     )
     rate, turn = _lagged(state.rate, np.asarray(controls.turn) * config.turn_rate, keep, dt, config.lag)
-    if config.level and not controls.turn[2]:
-        turn[2] -= angles(state.pose)[2] * -math.expm1(-config.level * dt)
+    if (level or walk) and (walk or not controls.turn[2]):
+        turn[2] = angles(state.pose)[2] * math.expm1(-config.level * dt)
     middle = turned(state.pose, turn / 2, config)
-    pose = replace(turned(state.pose, turn, config), t=state.pose.t + middle.R @ moved)
-    return PilotState(pose, velocity, rate)
+    along = _heading(middle) if walk else middle.R
+    pose = replace(turned(state.pose, turn, config), t=state.pose.t + along @ moved)
+    return replace(state, pose=pose, velocity=velocity, rate=rate)
+
+
+def _heading(pose: Pose) -> Array:
+    """Axes of who stands upright and faces where the camera does."""
+    return oriented(pose.yaw, 0.0, 0.0).rotation_matrix
+
+
+def _on_foot(state: PilotState) -> PilotState:
+    velocity = _heading(state.pose).T @ state.pose.R @ state.velocity
+    return replace(state, velocity=velocity * (1.0, 0.0, 1.0), walking=True)
+
+
+def _in_the_air(state: PilotState) -> PilotState:
+    if not state.walking:
+        return state
+    return replace(state, velocity=state.pose.R.T @ _heading(state.pose) @ state.velocity, walking=False)
 
 
 def _lagged(now: Array, goal: Array, keep: float, dt: float, lag: float) -> tuple[Array, Array]:
@@ -109,62 +154,62 @@ def _lagged(now: Array, goal: Array, keep: float, dt: float, lag: float) -> tupl
     return goal + (now - goal) * keep, goal * dt + (now - goal) * ((1.0 - keep) / lag)
 
 
-def roll_forward(
-    state: PilotState,
-    steering: Steering,
-    used: Steering,
-    *,
-    frames: int,
-    fps: float,
-    config: PilotConfig = PILOT,
-) -> tuple[tuple[Pose, ...], PilotState, Steering]:
-    """Fly the held controls over one chunk.
+def steered(state: PilotState, steering: Steering, dt: float, config: PilotConfig = PILOT) -> PilotState:
+    """Advance by `dt` seconds under what hands do.
 
-    `used` is the steering that the chunk before returned. Keys pressed and released since then count for one pulse;
-    mouse travel since then is eased in over the chunk. Returns the poses, the state at the last of them,
-    and the steering used up: mouse travel faster than the limit is left for the next chunk.
+    An axis that was pressed counts for one pulse even if it is released already; mouse travel is followed closely,
+    up to a turning rate.
     """
-    held = steering.controls
-    pulse = _pulse(steering, used)
-    turn, look = _look(steering, used, seconds=frames / fps, config=config)
-    poses, eased = [], 0.0
-    for i in range(1, frames + 1):
-        controls = pulse if (i - 1) / fps < config.pulse else held
-        state = advance(state, controls, 1.0 / fps, config)
-        share = _ease(i / frames)
-        extra = (turn[0] * (share - eased), turn[1] * (share - eased), 0.0)
-        state, eased = replace(state, pose=turned(state.pose, extra, config)), share
-        poses.append(state.pose)
-    return tuple(poses), state, replace(steering, look=look)
+    taps = np.subtract(steering.presses, state.used.presses)
+    pulse = np.where(taps, np.sign(taps) * config.pulse, state.pulse)
+    state = replace(state, pulse=pulse, used=replace(state.used, presses=steering.presses))
+    if (ends := np.abs(pulse[pulse != 0])).size and ends.min() < dt:  # exact, whatever the steps are
+        first = float(ends.min())
+        return steered(_steered(state, steering, first, config), steering, dt - first, config)
+    return _steered(state, steering, dt, config)
 
 
-def _pulse(steering: Steering, used: Steering) -> Controls:
-    """What is held, plus what was tapped since: an axis held now needs no pulse."""
-    taps = np.subtract(steering.presses, used.presses)
-    axes = (a or float(np.sign(t)) for a, t in zip(steering.controls.axes, taps, strict=True))
-    x, y, z, yaw, pitch, roll = axes
-    return replace(steering.controls, move=(x, y, z), turn=(yaw, pitch, roll))
+def _steered(state: PilotState, steering: Steering, dt: float, config: PilotConfig) -> PilotState:
+    """The same where no pulse ends in between."""
+    turn, look = _look(steering, state.used, dt, config)
+    held = _pulsed(steering.controls, state.pulse)
+    state = advance(state, held, dt, config, walk=steering.walk, level=steering.level)
+    left = np.abs(state.pulse) - dt
+    return replace(
+        state,
+        pose=turned(state.pose, (*turn, 0.0), config),
+        used=replace(steering, look=look),
+        pulse=np.where(left > 1e-9, np.sign(state.pulse) * left, 0.0),
+        zoom=steering.zoom * (state.zoom / steering.zoom) ** math.exp(-config.zoom_rate * dt),
+    )
+
+
+def _pulsed(held: Controls, pulse: Array) -> Controls:
+    """What is held, and what was tapped: an axis held needs no pulse."""
+    x, y, z, yaw, pitch, roll = (a or float(np.sign(p)) for a, p in zip(held.axes, pulse, strict=True))
+    size = max(math.sqrt(x * x + y * y + z * z), 1.0)
+    return replace(held, move=(x / size, y / size, z / size), turn=(yaw, pitch, roll))
 
 
 def _look(
-    steering: Steering, used: Steering, *, seconds: float, config: PilotConfig
+    steering: Steering, used: Steering, dt: float, config: PilotConfig
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The mouse turn (yaw, pitch) to make in this chunk, and the running total used up by it.
-
-    At most one more chunk's worth is left over: a wild swing does not turn the camera for seconds.
-    """
-    most = config.look_rate * seconds
-    asked_yaw, asked_pitch = (min(max(steering.look[i] - used.look[i], -2 * most), 2 * most) for i in (0, 1))
-    yaw, pitch = (min(max(a, -most), most) for a in (asked_yaw, asked_pitch))
-    return (yaw, pitch), (steering.look[0] - asked_yaw + yaw, steering.look[1] - asked_pitch + pitch)
-
-
-def _ease(x: float) -> float:
-    """Half a straight line, half a smooth step: starts at once, never jerks."""
-    return 0.5 * x + 0.5 * x * x * (3.0 - 2.0 * x)
+    """The mouse turn (yaw, pitch) to make now, and the running total used up by it."""
+    follow, most = -math.expm1(-config.look_follow * dt), config.look_rate * dt
+    turn, total = [], []
+    for asked, done in zip(steering.look, used.look, strict=True):
+        pending = _within(asked - done, config.look_backlog)
+        now = pending if abs(pending) < 1e-5 else _within(pending * follow, most)
+        turn.append(now)
+        total.append(asked if now == pending else asked - pending + now)
+    return (turn[0], turn[1]), (total[0], total[1])
 
 
-def at_rest(before: PilotState, after: PilotState) -> bool:
+def _within(x: float, limit: float) -> float:
+    return min(max(x, -limit), limit)
+
+
+def at_rest(before: Pose, after: Pose) -> bool:
     """Whether nothing one could see moved in between: under a millimetre and a hundredth of a degree."""
-    turn = float(np.linalg.norm(before.pose.R - after.pose.R))
-    return float(np.linalg.norm(before.pose.t - after.pose.t)) < 1e-3 and turn < 2e-4
+    turn = float(np.linalg.norm(before.R - after.R))
+    return float(np.linalg.norm(before.t - after.t)) < 1e-3 and turn < 2e-4

@@ -17,6 +17,7 @@ import msgpack
 VERSION = 1
 MAX_INCOMING = 64 * 1024  # bytes a viewer may send in one message
 MAX_OUTGOING = 8 * 1024 * 1024  # bytes of one message to a viewer
+DEPTH = (64, 40)  # cells of the depth of a picture
 MAX_ID = 2**53 - 1  # the largest whole number a browser holds exactly
 
 Check = Callable[[str, object], object]
@@ -91,6 +92,17 @@ def _blob(limit: int) -> Check:
             raise ProtocolError(f"{name} must be bytes, not {_shown(value)}")
         if not 0 < len(value) <= limit:
             raise ProtocolError(f"{name} has {len(value)} bytes: 1 to {limit} are taken")
+        return value
+
+    return check
+
+
+def _at_most(limit: int) -> Check:
+    def check(name: str, value: object) -> bytes:
+        if not isinstance(value, bytes):
+            raise ProtocolError(f"{name} must be bytes, not {_shown(value)}")
+        if len(value) > limit:
+            raise ProtocolError(f"{name} has {len(value)} bytes: at most {limit} are taken")
         return value
 
     return check
@@ -205,7 +217,13 @@ class Picture(Message):
     control: int = _is(_id)  # newest control of the pilot that this frame obeys
     due: float = _is(_time)  # when to show it, on the server's clock
     encode: float = _is(_real(0.0, 1e3))  # seconds that compressing took
-    data: bytes = _is(_blob(MAX_OUTGOING - 4096))
+    data: bytes = _is(_blob(MAX_OUTGOING - 128 * 1024))
+    # inverse depth, a byte for each of DEPTH = (width, height) cells: 0 sky, else log(400 d) / log(1600) as 1…255;
+    # empty: unknown
+    depth: bytes = _is(_at_most(DEPTH[0] * DEPTH[1]), default=b"")
+    pilot_q: tuple[float, ...] = _is(_unit_quaternion, default=(1.0, 0.0, 0.0, 0.0))  # where the pilot is
+    pilot_t: tuple[float, ...] = _is(_list(_metres, 3, 3), default=(0.0, 0.0, 0.0))
+    pilot_at: float = _is(_time, default=0.0)  # at this time of the server's clock; 0: nobody knows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +258,7 @@ class Control(Message):
     move: tuple[float, ...] = _is(_list(_axis, 3, 3))  # right, down, forward; shares of `speed`
     turn: tuple[float, ...] = _is(
         _list(_axis, 3, 3)
-    )  # pitch up, yaw right, roll right; shares of the turning rate
+    )  # yaw right, pitch up, roll clockwise; shares of the turning rate
     # since the control before: signed key presses per axis (move, then turn), which count for the pilot's shortest
     # pulse even if released again; and mouse travel, yaw right and pitch up in radians
     taps: tuple[float, ...] = _is(_list(_real(-100.0, 100.0), 6, 6), default=(0.0,) * 6)

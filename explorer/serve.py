@@ -129,7 +129,7 @@ class Station:
             self._begin(chosen)
         now = time.perf_counter()
         for shown in self._session.tick(self._hands.steering, now=now)[-1:]:
-            self._show(shown)
+            self._show(shown, now)
         if self._session.stage == "failed":
             self._restart(now)
         self._report()
@@ -152,11 +152,15 @@ class Station:
             self._said = (state, self._scene)
             self._broadcast.report(state, scene=self._scene, note=self._session.note[:200])
 
-    def _show(self, shown: Shown) -> None:
+    def _show(self, shown: Shown, now: float) -> None:
         if shown.due >= self._next:
             self._next = max(self._next + self._gap, shown.due)
             control = self._hands.control_of(shown.input)
-            self._broadcast.publish(shown.frame, control=control, due=shown.due)
+            pilot = self._session.pilot
+            self._broadcast.publish(
+                shown.frame, control=control, due=shown.due, pilot=pilot.pose if pilot else None, at=now
+            )
+            self._session.stats.latency.presented(time.perf_counter())
 
 
 def greeting(spec: Ready, scenes: Sequence[Scene]) -> wire.Hello:

@@ -6,7 +6,7 @@ kept. Should that not lead to a further chunk, the one before is tried, and so o
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.camera import Intrinsics
 from engine.frame import Frame
 from engine.setup import Refining, Setup
 from explorer.assets import Scene
 from explorer.controls import Steering
 from explorer.drift import Drift, Look, drift, look
+from explorer.flight import read_intrinsics
 from explorer.history import History
-from explorer.messages import Failed, Kept, Progress, Ready, Refused, Resting
+from explorer.latency import Journey, Latency
+from explorer.messages import Failed, Frames, Kept, Progress, Ready, Refused, Resting
 from explorer.pacer import Pacer, Shown
+from explorer.pilot import PilotState, steered
+from explorer.predict import Flown, held_back, zoomed
+from explorer.reproject import Anchor, View, leashed, reach_of, shown_lens
 from explorer.spool import DISK, MEMORY
 from explorer.worker import PATIENCE, Chunk, EngineProcess
 
@@ -30,6 +36,7 @@ Stage = Literal["loading", "ready", "waiting", "flying", "resting", "recovering"
 FALLS = 5  # engines in a row that do not generate a chunk
 SLOWER = 8.0  # times a usual chunk that one may take before the engine is believed to hang
 ASLEEP = 1.0  # seconds between two ticks: longer, and it was the window that slept
+LONGEST = 0.25  # seconds between two ticks that the pilot flies: a window that was held up does not run away
 
 
 class Session:
@@ -58,7 +65,8 @@ class Session:
         )
         self.refining: Refining = "auto" if setup is None else setup.refiner
         self.scene: Scene | None = None
-        self.paused = False
+        self.paused = self._stands = False
+        self._lens: Intrinsics | None = None  # of the scene
         self.engine = EngineProcess(**self._options)
         self._fresh()
 
@@ -71,7 +79,14 @@ class Session:
         self._falls = 0  # engines lost since the last chunk
         self._singles, self._asked = 0, False  # frames asked for one by one, and whether of the engine
         self._last_tick = self._awake = 0.0
+        self._land()
         self.patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
+
+    def _land(self) -> None:
+        """No pilot, until a frame says where he is."""
+        self.pilot: PilotState | None = None
+        self._anchor: Anchor | None = None  # of the leash between pilot and picture
+        self._flight = 0  # that the pilot flies in
 
     def restart(self) -> None:
         """A new engine process after a failure; the scene is flown from its beginning."""
@@ -83,6 +98,7 @@ class Session:
         self.scene = scene
         self.stats = Stats()
         self.history.begin(scene)
+        self._land()
         self.pause(False, now=self._last_tick)
         if self.stage not in ("failed", "recovering") and (spec := self.engine.spec):
             assert self._pacer is not None
@@ -91,8 +107,10 @@ class Session:
             if scene.past is not None:
                 self.engine.resume(self.history.go(0))
                 self.stats.reference(scene.past.picture)
+                self._lens = read_intrinsics(scene.past.record)
                 return
             picture, intrinsics = scene.picture(spec.width, spec.height)
+            self._lens = intrinsics
             self.engine.begin(
                 picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
             )
@@ -102,6 +120,7 @@ class Session:
         path = self.history.go(id)
         if self._pacer is not None:
             self._pacer.clear()
+        self._land()
         self.stats.broke()
         if self.stage in ("flying", "resting", "waiting"):
             self.engine.resume(path)
@@ -114,7 +133,7 @@ class Session:
 
     def still(self, on: bool, *, now: float) -> None:
         """The same for a while, as when rewinding; what `pause` said holds after it."""
-        on = on or self.paused
+        on = self._stands = on or self.paused
         self.engine.pause(on)
         if self._pacer is not None:
             if on:
@@ -168,18 +187,43 @@ class Session:
         """Hand over what is held, collect what arrived. Returns frames that are due, oldest first."""
         if self.stage == "failed":
             return []
-        self.engine.steer(steering)
-        self.stats.asked(steering)
+        self._fly(steering, now)
         for event in self.engine.events():
-            self._take(event, now)
+            self._take(event, now, steering)
         self._watch(now)
         shown = self._pacer.due(now) if self._pacer else []
         while self._singles and self._pacer and (one := self._pacer.one()):
             self._singles -= 1
             shown.append(one)
+            if self.pilot is not None:  # he steps with the frames
+                self.pilot = replace(self.pilot, pose=one.frame.pose)
         for item in shown:
             self.stats.shown(item, now)
         return shown
+
+    def _fly(self, steering: Steering, now: float) -> None:
+        """The pilot flies until now, and the engine hears of it."""
+        dt = min(max(now - self._last_tick, 0.0), LONGEST)
+        if self.pilot is None:
+            return
+        self.stats.latency.asked(steering)
+        if not self._stands:
+            self.pilot = steered(self.pilot, steering, dt)
+            generated = self._pacer.between(now) if self._pacer else None
+            if generated is not None:
+                self.pilot = held_back(self.pilot, generated)
+        self.engine.steer(Flown(flight=self._flight, steering=steering, pilot=self.pilot, time=now))
+        self.stats.latency.drawn(obeyed=steering.input)
+
+    def view(self, now: float) -> View | None:
+        """From where to draw: the pilot's pose now, as far as it may lead what is generated. None before a frame."""
+        anchor = self._pacer.between(now) if self._pacer else None
+        if anchor is None or self.pilot is None or self.stats.frame is None:
+            return None
+        assert self._lens is not None
+        self._anchor = Anchor(anchor, now) if self._anchor is None else self._anchor.towards(anchor, now)
+        pose = leashed(self.pilot.pose, self._anchor.pose, reach=self.stats.reach)
+        return View(pose=pose, lens=shown_lens(zoomed(self._lens, self.pilot.zoom)))
 
     def _watch(self, now: float) -> None:
         """Replace an engine that hangs."""
@@ -191,7 +235,7 @@ class Session:
             self.patience *= 2  # should this machine only be busy, the next engine gets more time
             self._fall("the engine no longer answers")
 
-    def _take(self, event: object, now: float) -> None:
+    def _take(self, event: object, now: float, steering: Steering) -> None:
         match event:
             case Progress(step=step):
                 self.note = step
@@ -209,7 +253,7 @@ class Session:
                 self.history.kept(event)
                 self.stats.kept(event)
             case Chunk():
-                self._queue(event, now)
+                self._queue(event, now, steering)
 
     def _loaded(self, fps: int) -> None:
         if self._pacer is None:
@@ -248,11 +292,16 @@ class Session:
         self.engine.stop()
         self.engine = EngineProcess(**self._options, flight=self.engine.flight)
 
-    def _queue(self, chunk: Chunk, now: float) -> None:
+    def _queue(self, chunk: Chunk, now: float, steering: Steering) -> None:
         assert self._pacer is not None
         made, self._asked = chunk.made, False
-        end = self._pacer.add(chunk.frames, input=made.input, seconds=made.seconds, now=now)
-        self.engine.taken(chunk, end=end)
+        if made.flight != self._flight:
+            self._flight, self._anchor = made.flight, None
+            self.pilot = PilotState(chunk.frames[0].pose, used=steering, zoom=steering.zoom)
+            self.stats.latency = Latency(newest=steering.input)
+        way = _journey(made, now) if made.first else None
+        end = self._pacer.add(chunk.frames, input=made.input, seconds=made.seconds, now=now, way=way)
+        self.engine.taken(chunk, end=end, period=self._pacer.period)
         self.history.flown(chunk.frames)
         if made.first:  # the first picture is no generated chunk
             self.stage, self._falls = "flying", 0
@@ -265,27 +314,26 @@ class Session:
         self.history.close()
 
 
+def _journey(made: Frames, now: float) -> Journey:
+    denoise, decode = made.timing.get("denoise", 0.0), made.timing.get("decode", 0.0)
+    return Journey(started=made.started, denoise=denoise, decode=decode, sent=made.sent, received=now)
+
+
 class Stats:
     """Figures of the last seconds."""
 
     def __init__(self) -> None:
         self.chunk_seconds: deque[float] = deque(maxlen=16)
-        self.latencies: deque[float] = deque(maxlen=200)  # seconds from an input to the first frame it shaped
+        self.latency = Latency()
         self.discarded = 0
         self.refined = False  # the last chunk
         self.frame: Frame | None = None  # on screen
+        self.reach: float | None = None  # metres: median distance of what it shows
         self.first_frame_at: float | None = None  # perf_counter of the first generated frame
         self.drift: Drift | None = None  # of the newest chunk from the first picture
         self.keeping: deque[float] = deque(maxlen=16)  # seconds to keep a state
         self._first: Look | None = None
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=9)  # time, frames so far
-        self._open: OrderedDict[int, float] = OrderedDict()  # inputs not yet seen on screen
-        self._newest = 0
-
-    def asked(self, steering: Steering) -> None:
-        if steering.input > self._newest:
-            self._newest = steering.input
-            self._open[steering.input] = steering.time
 
     def reference(self, picture: NDArray[np.uint8]) -> None:
         """The picture [Y, X, 3] that drift is measured from."""
@@ -307,11 +355,10 @@ class Stats:
         self._arrivals.append((now, chunk.made.first + len(chunk.frames)))
 
     def shown(self, shown: Shown, now: float) -> None:
-        self.frame = shown.frame
+        self.frame, self.reach = shown.frame, reach_of(shown.frame)
         if shown.frame.index and self.first_frame_at is None:
             self.first_frame_at = now
-        while self._open and next(iter(self._open)) <= shown.input:
-            self.latencies.append(now - self._open.popitem(last=False)[1])
+        self.latency.shown(shown.input, shown.way, now=now)
 
     @property
     def generated_fps(self) -> float:
@@ -324,7 +371,3 @@ class Stats:
     def chunk(self) -> float:
         """Mean seconds per chunk, 0 before the first."""
         return float(np.mean(self.chunk_seconds)) if self.chunk_seconds else 0.0
-
-    def latency(self, percentile: float) -> float:
-        """Seconds from an input to the first generated frame it shaped; 0 before the first."""
-        return float(np.percentile(self.latencies, percentile)) if self.latencies else 0.0

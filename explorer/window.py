@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")  # pixels, not enlarged ones
 import pygame
 from pygame._sdl2 import controller
 
@@ -93,6 +94,7 @@ class Window:
         self.hands = Hands(speed=speed, grip=grip(self.settings))
         self.grabbed = False
         self.typing = False  # keys are letters, not commands
+        self._looked = 0.0  # perf_counter seconds of the last look at the events
         self._pads: dict[int, controller.Controller] = {}
         controller.init()
         pygame.key.set_repeat()
@@ -102,12 +104,18 @@ class Window:
         return pygame.display.get_window_size()
 
     def pump(self, *, flying: bool, now: float) -> list[Action]:
-        """Take all waiting events. While `flying`, flight keys steer; else they only choose."""
+        """Take all waiting events. While `flying`, flight keys steer; else they only choose.
+
+        An event says not when it came. It may have waited since the last look, so that is its time: latencies are
+        upper bounds.
+        """
         actions: list[Action] = []
+        since, self._looked = self._looked or now, now
         for event in pygame.event.get():
             self.saw(event, now)
             handler = self._handlers.get(event.type)
-            if handler is not None and (action := handler(self, event, flying, now)) is not None:
+            came = getattr(event, "at", since)
+            if handler is not None and (action := handler(self, event, flying, came)) is not None:
                 actions.append(action)
         if self._pads and flying:
             pad = next(iter(self._pads.values()))
@@ -231,6 +239,17 @@ def grip(settings: Settings) -> Grip:
     yaw = -turn if settings.mouse.invert_x else turn
     pitch = -turn if settings.mouse.invert_y else turn
     return Grip(keys=key_axes(settings.keys), mouse_turn=(yaw, pitch), dead_zone=settings.gamepad.dead_zone)
+
+
+def post_key(key: str, *, down: bool, now: float) -> None:
+    """Press or release a key as if by hand at this time. From any thread."""
+    kind = pygame.KEYDOWN if down else pygame.KEYUP
+    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(key), at=now))
+
+
+def post_quit() -> None:
+    """Close the window as if by hand. From any thread."""
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
 
 
 def _open(size: tuple[int, int], *, fullscreen: bool) -> None:

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
 from engine.setup import Refining, Setup
-from explorer.controls import Steering
-from explorer.host import serve, slot_frames
+from explorer.host import Slots, serve
 from explorer.messages import (
     Begin,
     Failed,
@@ -38,6 +37,7 @@ from explorer.messages import (
     Stop,
     Taken,
 )
+from explorer.predict import Flown
 
 NICE = 5  # the window answers first
 PATIENCE = 4.0  # seconds without a sign of life, or of work on one chunk, after which the engine hangs
@@ -66,7 +66,7 @@ class Outbox:
 
     def put(self, message: object) -> None:
         with self._news:
-            if isinstance(message, Steering) and self._waiting and isinstance(self._waiting[-1], Steering):
+            if isinstance(message, Flown) and self._waiting and isinstance(self._waiting[-1], Flown):
                 self._waiting.pop()  # the newest one says it all
             self._waiting.append(message)
             self._news.notify()
@@ -111,7 +111,7 @@ class EngineProcess:
         theirs.close()
         self._outbox = Outbox(self._pipe)
         self._memory: SharedMemory | None = None
-        self._steering = Steering()
+        self._flown: Flown | None = None
         self.flight = flight
         self._failed = False
         self.spec: Ready | None = None
@@ -172,19 +172,27 @@ class EngineProcess:
         self._process.kill()
         self._process.join()
 
-    def steer(self, steering: Steering) -> None:
-        """Tell the engine what is held now; nothing is sent when nothing changed."""
-        if steering != self._steering:
-            self._steering = steering
-            self._say(steering)
+    def steer(self, flown: Flown) -> None:
+        """Tell the engine where the pilot is and what is held; nothing is sent while nothing changes."""
+        before, self._flown = self._flown, flown
+        if (
+            before is None
+            or before.steering != flown.steering
+            or before.flight != flown.flight
+            or before.pilot.moving(before.steering)
+        ):
+            self._say(flown)
 
     def refine(self, mode: Refining) -> None:
         """When the second stage is to work, from the next chunk on; worlds without one do not mind."""
         self._say(Refine(mode))
 
-    def taken(self, chunk: Chunk, *, end: float) -> None:
-        """Say when the chunk's time on screen is over (perf_counter seconds): the next one is started to meet it."""
-        self._say(Taken(chunk.made.slot, end))
+    def taken(self, chunk: Chunk, *, end: float, period: float = 0.0) -> None:
+        """Say when the chunk's time on screen is over (perf_counter seconds): the next one is started to meet it.
+
+        period: seconds for which each frame is shown.
+        """
+        self._say(Taken(chunk.made.slot, end, period))
 
     def events(self, timeout: float = 0.0) -> list[Event]:
         """All that the engine reported since the last call; waits up to `timeout` seconds for a first one.
@@ -220,7 +228,9 @@ class EngineProcess:
 
     def _copied(self, made: Frames) -> tuple[Frame, ...]:
         assert self._memory is not None
-        pixels = slot_frames(self._memory, self.spec, made.slot)[: len(made.poses)].copy()
+        slots, count = Slots(self._memory, self.spec), len(made.poses)
+        pixels = slots.pixels(made.slot)[:count].copy()
+        depth = slots.depth(made.slot)[:count].copy() if made.depth else [None] * count
         return tuple(
             Frame(
                 pixels=pixels[i],
@@ -228,6 +238,7 @@ class EngineProcess:
                 intrinsics=made.intrinsics,
                 index=made.first + i,
                 world=str(made.flight),
+                inverse_depth=depth[i],
             )
             for i, pose in enumerate(made.poses)
         )

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explorer.controls import KEYS, SPEED_DEFAULT, SPEED_MAX, SPEED_MIN, Controls, Hands, dead_zone
+from explorer.controls import (
+    KEYS,
+    SPEED_DEFAULT,
+    SPEED_MAX,
+    SPEED_MIN,
+    ZOOM_MAX,
+    Controls,
+    Hands,
+    dead_disc,
+    dead_zone,
+)
 
 
 def test_keys_hold_and_release() -> None:
@@ -73,3 +83,29 @@ def test_controls_are_always_valid(keys: list[str], axes: tuple[float, ...]) -> 
 def test_controls_refuse_what_no_hand_can_do(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must lie within"):
         Controls(**bad)  # type: ignore[arg-type]
+
+
+@given(st.floats(0, 1), st.floats(0, 2 * math.pi))
+def test_the_dead_disc_keeps_directions_and_reaches_the_rim(size: float, angle: float) -> None:
+    x, y = dead_disc(size * math.cos(angle), size * math.sin(angle))
+    assert math.hypot(x, y) == pytest.approx(dead_zone(size), abs=1e-12)
+    if x or y:
+        assert math.remainder(math.atan2(y, x) - angle, math.tau) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_slight_diagonal_outside_the_disc_is_not_cut_to_an_axis() -> None:
+    stick = Hands().pad((0.14, 0.0, 0.5, 0.0, 0.0, 0.0), now=0.0).stick
+    assert stick[0] > 0
+
+
+def test_modes() -> None:
+    hands = Hands().toggle_walk(now=1.0)
+    assert hands.steering.walk
+    assert not hands.toggle_walk(now=2.0).steering.walk
+    assert hands.zoomed(1, now=2.0).steering.zoom > 1 > hands.zoomed(-1, now=2.0).steering.zoom
+    assert hands.zoomed(100, now=2.0).zoom == ZOOM_MAX
+    level = hands.level_out(now=3.0)
+    assert level.steering.level
+    assert level.input == 2
+    assert not level.press("e", now=4.0).level
+    assert level.press("w", now=4.0).level

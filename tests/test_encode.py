@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from explorer.encode import jpeg
+from explorer.encode import depth_bytes, jpeg
 
 
 def scene(height: int = 160, width: int = 256) -> np.ndarray:
@@ -53,3 +53,19 @@ def test_what_is_no_picture_is_refused(pixels: np.ndarray) -> None:
 def test_quality_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="quality 0"):
         jpeg(scene(), quality=0)
+
+
+def test_depth_survives_within_half_a_step() -> None:
+    metres = np.geomspace(0.3, 390, 64 * 40).reshape(40, 64)
+    depth = np.repeat(np.repeat(1 / metres, 4, axis=0), 4, axis=1).astype(np.float16)
+    depth[:8] = 0
+    code = np.frombuffer(depth_bytes(depth, (64, 40)), np.uint8).reshape(40, 64)
+    assert (code[:2] == 0).all()
+    back = np.exp((code[2:] - 1.0) / 254 * np.log(1600)) / 400
+    # half a step of the code, and half a unit in the last place of a half-precision number
+    assert np.abs(np.log(back * metres[2:])).max() <= np.log(1600) / 254 / 2 + 2**-11
+
+
+def test_a_depth_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="100x100 does not split into 64x40"):
+        depth_bytes(np.ones((100, 100), np.float16), (64, 40))

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from engine.camera import Pose
 from explorer.app import main
-from explorer.controls import Hands, Steering
+from explorer.controls import Hands
 from explorer.kiosk import autopilot
 from explorer.kiosk.chord import Chord, parse_chord
 from explorer.kiosk.settings import LEAVE, Limits, Station, World, example, parse_station, read_station
 from explorer.kiosk.texts import KEYS, LANGUAGES, shipped
 from explorer.kiosk.visit import GOODBYE, Rules, Visit
 from explorer.paint import Brush, missing_letters
-from explorer.pilot import PilotState, angles, roll_forward
+from explorer.pilot import PilotState, angles, steered
 from explorer.theme import ACCENT, ALERT, FAINT, GOOD, GROUND, INK, QUIET
 
 ROOT = Path(__file__).parents[1]
@@ -272,12 +272,12 @@ def test_a_visit_from_touch_to_goodbye() -> None:
 
 def test_the_unattended_flight_goes_on_and_stays_level() -> None:
     hands, pilot = Hands(speed=4.0), PilotState(Pose())
-    used = Steering()
     poses = []
     for i in range(240):
         hands = hands.pad(autopilot.sticks(i * 0.5), now=i * 0.5)
-        rolled, pilot, used = _half_second(pilot, used, hands.steering)
-        poses += rolled
+        for _ in range(8):
+            pilot = steered(pilot, hands.steering, 1 / 16)
+            poses.append(pilot.pose)
     turned = np.array([angles(pose) for pose in poses])
     assert np.abs(np.degrees(turned[:, 1])).max() < 30  # pitch
     assert np.abs(np.degrees(turned[:, 2])).max() < 10  # roll
@@ -285,13 +285,6 @@ def test_the_unattended_flight_goes_on_and_stays_level() -> None:
     gone = np.linalg.norm(np.diff([pose.t for pose in poses[:: len(poses) // 12]], axis=0), axis=1)
     assert gone.min() > 5  # metres in ten seconds
     assert np.abs([pose.t[1] for pose in poses]).max() < 40
-
-
-def _half_second(
-    pilot: PilotState, used: Steering, held: Steering
-) -> tuple[list[Pose], PilotState, Steering]:
-    poses, after, now_used = roll_forward(pilot, held, used, frames=8, fps=16)
-    return list(poses), after, now_used
 
 
 # the command line

@@ -24,7 +24,7 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
         )
     }
     | {f"explorer/kiosk/{name}.py" for name in ("window", "show", "screens", "cards", "board")},
-    "moderngl": {"explorer/display.py"},
+    "moderngl": {"explorer/display.py", "explorer/redraw.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py", "explorer/splice.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,16 @@ def test_clear_forgets() -> None:
     pacer.clear()
     assert pacer.due(99.0) == []
     assert pacer.end == 0.0
+
+
+def test_between_two_frames_the_camera_is_between_them() -> None:
+    pacer = Pacer(fps=16)
+    assert pacer.between(0.0) is None
+    frames = tuple(replace(f, pose=Pose(t=np.array([0.0, 0.0, float(i)]))) for i, f in enumerate(chunk(1)))
+    pacer.add(frames, input=0, seconds=0.4, now=0.0)
+    pacer.due(2.2 / 16)
+    at = lambda now: pacer.between(now).t[2]  # type: ignore[union-attr]
+    assert at(2.5 / 16) == pytest.approx(2.5)
+    assert at(9.0) == pytest.approx(3.0)  # no further than the next frame
+    pacer.due(99.0)
+    assert at(99.0) == pytest.approx(7.0)

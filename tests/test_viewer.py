@@ -32,10 +32,13 @@ from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
 from explorer import protocol as wire
 from explorer.broadcast import Broadcast, BroadcastConfig
-from explorer.controls import Steering
+from explorer.controls import Controls, Steering
 from explorer.encode import jpeg
-from explorer.pilot import PilotState, roll_forward
+from explorer.pilot import PilotState, angles, oriented
+from explorer.pilot import steered as steered_pilot
+from explorer.predict import Flown, foretold, held_back, reconciled
 from explorer.remote import RemoteHands, steered
+from explorer.reproject import View, leashed, shown_lens, transfer
 from explorer.web import Asset, page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -57,10 +60,10 @@ START = Pose(t=np.array([0.0, -1.6, 0.0]))
 DESKTOP, PHONE, LANDSCAPE = (1280, 720), (390, 844), (844, 390)
 
 
-def landscape(pose: Pose) -> NDArray[np.uint8]:
-    """A striped plain under an evening sky, as the camera at `pose` sees it: [160, 256, 3]."""
-    x, y = np.meshgrid(np.arange(256) + 0.5, np.arange(160) + 0.5)
-    rays = np.stack([(x - LENS.cx) / LENS.fx, (y - LENS.cy) / LENS.fy, np.ones_like(x)], -1) @ pose.R.T
+def landscape(pose: Pose, lens: Intrinsics = LENS, *, scale: int = 1) -> NDArray[np.uint8]:
+    """A striped plain under an evening sky, as the camera at `pose` sees it: [160, 256, 3] times `scale`."""
+    x, y = np.meshgrid((np.arange(256 * scale) + 0.5) / scale, (np.arange(160 * scale) + 0.5) / scale)
+    rays = np.stack([(x - lens.cx) / lens.fx, (y - lens.cy) / lens.fy, np.ones_like(x)], -1) @ pose.R.T
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
     down = rays[..., 1]
     far = np.where(down > 1e-3, -pose.t[1] / np.maximum(down, 1e-3), 1e3)
@@ -74,41 +77,71 @@ def landscape(pose: Pose) -> NDArray[np.uint8]:
     )
 
 
+def ground_depth(pose: Pose) -> NDArray[np.float16]:
+    """Inverse depth of the plain, 1/m along the optical axis: [160, 256]."""
+    x, y = np.meshgrid(np.arange(256) + 0.5, np.arange(160) + 0.5)
+    rays = np.stack([(x - LENS.cx) / LENS.fx, (y - LENS.cy) / LENS.fy, np.ones_like(x)], -1) @ pose.R.T
+    return np.maximum(rays[..., 1] / -pose.t[1], 0).astype(np.float16)
+
+
 class Plain:
-    """A flight over the plain: the real hands and the real pilot, chunk by chunk, at rest when nobody steers."""
+    """A flight over the plain: real hands, a real pilot, and frames of where he was foretold to be, chunk by chunk."""
 
     def __init__(self, hands: RemoteHands) -> None:
         self.hands, self.state, self.used = hands, PilotState(START), Steering()
+        self.generated = START
         self.index = 0
+        self.frozen = False  # no frames come, whatever hands do
         self.broadcast: Broadcast | None = None
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        due = time.perf_counter()
+        due = self.now = time.perf_counter()
         self.show(START, due)
         while not self.stopped.is_set():
             steering = self.hands.steering
-            if (
-                steering.input == self.used.input
-                and steering.controls.idle
-                and abs(self.state.velocity).max() < 1e-3
-            ):
-                self.stopped.wait(0.02)
+            rests = steering.input == self.used.input and not self.state.moving(steering)
+            if self.frozen or rests:
+                self.fly(time.perf_counter() + 0.02)
                 continue
-            poses, self.state, self.used = roll_forward(self.state, steering, self.used, frames=8, fps=16)
-            due = max(due, time.perf_counter())
-            for pose in poses:
-                due += 1 / 16
-                self.stopped.wait(max(due - time.perf_counter(), 0.0))
-                self.show(pose, due)
+            due = self.chunk(steering, max(due, time.perf_counter()))
+
+    def chunk(self, steering: Steering, begin: float) -> float:
+        """Eight frames; returns when they are over."""
+        self.used = steering
+        flown = Flown(flight=1, steering=steering, pilot=self.state, time=self.now)
+        before, *states = foretold(flown, [begin + i / 16 for i in range(-1, 8)])
+        poses = reconciled(self.generated, before.pose, [s.pose for s in states], seconds=0.5)
+        for i, pose in enumerate(poses):
+            self.fly(begin + i / 16)
+            self.show(pose, begin + i / 16)
+        self.generated = poses[-1]
+        return begin + 0.5
+
+    def fly(self, until: float) -> None:
+        """The pilot flies on, in short steps."""
+        while not self.stopped.is_set():
+            now = min(time.perf_counter(), until)
+            self.state, self.now = steered_pilot(self.state, self.hands.steering, now - self.now), now
+            if now == until:
+                return
+            self.stopped.wait(min(until - now, 0.01))
 
     def show(self, pose: Pose, due: float) -> None:
-        frame = Frame(pixels=landscape(pose), pose=pose, intrinsics=LENS, index=self.index, world="1")
+        frame = Frame(
+            pixels=landscape(pose),
+            pose=pose,
+            intrinsics=LENS,
+            index=self.index,
+            world="1",
+            inverse_depth=ground_depth(pose),
+        )
         self.index += 1
         assert self.broadcast is not None
         self.broadcast.report("flying", scene="0")
-        self.broadcast.publish(frame, control=self.hands.control_of(self.used.input), due=due)
+        control = self.hands.control_of(self.used.input)
+        self.broadcast.publish(frame, control=control, due=due, pilot=self.state.pose, at=self.now)
 
 
 @contextlib.contextmanager
@@ -309,9 +342,8 @@ def test_fly_with_keys_and_see_it(tab: Opener) -> None:
         page = tab(plain)
         page.until(CONNECTED)
         before = page.shot("desktop-lobby")
-        expected = cv2.resize(landscape(START), (1152, 720), interpolation=cv2.INTER_CUBIC)[300:420, 100:400]
-        seen = before[300:420, 164:464]  # fills the width: 1280 / 256 = 5 times, then cut to 720 rows
-        assert abs(float(seen.mean()) - float(expected.mean())) < 40
+        beside = (slice(160, 620), slice(20, 420))  # the card
+        assert psnr(before[beside], seen_from(START)[beside]) > 30
         page.click("#fly")
         page.until(PILOT)
         page.key("keyDown", "w", "KeyW")
@@ -327,10 +359,104 @@ def test_fly_with_keys_and_see_it(tab: Opener) -> None:
         assert np.abs(later[ground].astype(int) - moving[ground]).mean() > 0.5
         until(lambda: plain.hands.steering.controls.idle)
         until(lambda: abs(plain.state.velocity).max() < 1e-3)
+        time.sleep(1.2)  # the chunk on its way, and the one that makes good for it
         index = plain.index
         time.sleep(0.3)
         assert plain.index <= index + 8  # the last chunk, and then nothing moves
         assert abs(plain.state.pose.t[0]) < 1e-6  # W is straight ahead
+
+
+MIDDLE = (slice(160, 560), slice(160, 1120))  # of the desktop: nothing but canvas here
+
+
+def seen_from(pose: Pose) -> NDArray[np.uint8]:
+    """The plain on a desktop screen, as a camera at `pose` with the lens that is shown sees it: [720, 1280, 3]."""
+    big = landscape(pose, shown_lens(LENS), scale=5)
+    return big[40:760]  # fills the width: 1280 / 256 = 5 times, then cut to 720 rows
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(-10 * np.log10(np.mean((a.astype(float) - b) ** 2) / 255**2))
+
+
+@pytest.mark.browser
+def test_the_view_turns_before_a_frame_does(tab: Opener) -> None:
+    """The mouse turns the picture on the page at once, though the world sends nothing."""
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        page.click("#fly")
+        page.until(PILOT)
+        page.key("keyDown", "w", "KeyW")  # frames flow, and say where the pilot is
+        until(lambda: plain.state.pose.t[2] > 0.5)
+        page.key("keyUp", "w", "KeyW")
+        until(lambda: not plain.state.moving(plain.hands.steering))
+        plain.frozen = True
+        time.sleep(1.5)
+        pose, index = plain.generated, plain.index
+        before = page.shot("desktop-still")
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=600, y=300)
+        for x in (615, 630, 645):
+            page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=300, button="left", buttons=1)
+        until(lambda: plain.hands.steering.look[0] > 0.05)
+        time.sleep(0.3)
+        turned = page.shot("desktop-turned")
+        assert plain.index == index
+        there = replace(pose, q=oriented(plain.hands.steering.look[0], 0, 0))
+        assert psnr(before[MIDDLE], seen_from(pose)[MIDDLE]) > 26
+        assert psnr(turned[MIDDLE], seen_from(there)[MIDDLE]) > 26
+        assert (
+            psnr(turned[MIDDLE], seen_from(there)[MIDDLE])
+            > psnr(before[MIDDLE], seen_from(there)[MIDDLE]) + 4
+        )
+
+
+@pytest.mark.browser
+def test_its_pilot_and_its_view_are_the_programs(tab: Opener) -> None:
+    """The same keys and mouse lead to the same pose, and the same poses to the same way of drawing."""
+    presses = [(0, 0, 1, 0, 0, 0), (0, 0, 1, 1, 0, 0), (0, 0, 1, 1, -1, 0), (-1, 0, 1, 1, -1, 1)]
+    axes = [(0, 0, 1, 0, 0, 0), (0, 0, 1, 1, 0, 0), (0, 0, 0, 0.5, 0, 0), (-0.6, 0, 0.8, 0, 0, 1)]
+    look = [(0.0, 0.0), (0.3, -0.1), (0.3, -0.1), (-0.9, 0.2)]
+    state = PilotState(Pose(oriented(3.0, 0.2, -0.1), np.array([1.0, 2.0, 3.0])))
+    script = []
+    for a, p, d in zip(axes, presses, look, strict=True):
+        steering = Steering(Controls(a[:3], a[3:], 5.0), p, d)
+        for _ in range(25):
+            state = steered_pilot(state, steering, 0.02)
+        script.append({"axes": a, "presses": p, "looked": d, "speed": 5.0})
+    frame = Pose(oriented(2.9, 0.1, 0.0), np.array([1.5, 2.0, 2.5]))
+    T, s = transfer(frame, LENS, View(pose=state.pose, lens=shown_lens(LENS)))
+    led = leashed(state.pose, frame, reach=7.0)
+    with flying() as plain:
+        page = tab(plain)
+        page.until(CONNECTED)
+        got = page.js(
+            f"""(async () => {{
+              const {{ Pilot, angles }} = await import("/pilot.js");
+              const {{ transfer, lens, leashed }} = await import("/view.js");
+              const pilot = new Pilot();
+              pilot.place([3.0, 0.2, -0.1], [1, 2, 3], {{ presses: [0, 0, 0, 0, 0, 0], looked: [0, 0] }});
+              for (const hands of {json.dumps(script)})
+                for (let i = 0; i < 25; i++) pilot.step(hands, 0.02);
+              const picture = {{ turn: angles({list(map(float, frame.q.elements))}), t: [1.5, 2.0, 2.5], nearest: 0,
+                intrinsics: {list(map(float, LENS.row))}, width: 256, height: 160 }};
+              const way = transfer(picture, pilot, lens(picture, true));
+              const led = leashed(pilot, picture, 7.0);
+              const out = [pilot.turn, pilot.t, way.turn, way.shift, led.turn, led.t];
+              pilot.holdBack({{ turn: [1.0, 0.1, 0.0], t: [40, 2, 3] }});
+              return [...out, pilot.turn, pilot.t];
+            }})()"""
+        )
+    turn, t, ways, shift, led_turn, led_t, held_turn, held_t = got
+    np.testing.assert_allclose(turn, angles(state.pose), atol=1e-9)
+    np.testing.assert_allclose(t, state.pose.t, atol=1e-9)
+    np.testing.assert_allclose(np.transpose(ways), T, atol=1e-9)
+    np.testing.assert_allclose(shift, s, atol=1e-9)
+    np.testing.assert_allclose(np.sin(np.subtract(led_turn, angles(led))), 0, atol=1e-9)
+    np.testing.assert_allclose(led_t, led.t, atol=1e-9)
+    held = held_back(state, Pose(oriented(1.0, 0.1, 0.0), np.array([40.0, 2.0, 3.0]))).pose
+    np.testing.assert_allclose(np.sin(np.subtract(held_turn, angles(held))), 0, atol=1e-9)
+    np.testing.assert_allclose(held_t, held.t, atol=1e-9)
 
 
 @pytest.mark.browser

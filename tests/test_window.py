@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from explorer.bench import HELD, script
 from explorer.display import letter_box
 from tests.tiny import hills, screen, tiny_assets
 
@@ -28,6 +31,16 @@ def test_letter_box_is_centred_and_keeps_the_shape() -> None:
     assert letter_box((256, 160), (1280, 800)) == (0, 0, 1280, 800)
     assert letter_box((256, 160), (1280, 1000)) == (0, 100, 1280, 800)
     assert letter_box((256, 160), (1000, 320)) == (244, 0, 512, 320)
+
+
+def test_the_script_presses_one_key_at_a_time_and_lets_go() -> None:
+    presses = script(20.0)
+    assert presses == script(20.0)
+    assert all(a.at < b.at for a, b in pairwise(presses))
+    for down, up in zip(presses[::2], presses[1::2], strict=True):
+        assert (down.down, up.down, down.key) == (True, False, up.key)
+        assert HELD[0] <= up.at - down.at <= HELD[1]
+    assert presses[-1].at <= 20.0
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = 60.0, pause: float = 0.1) -> None:
@@ -97,6 +110,43 @@ def test_a_flight_from_the_gallery_to_ctrl_c(tmp_path: Path) -> None:
         with av.open(str(path)) as film:
             assert sum(1 for _ in film.decode(video=0)) > 0
     assert cv2.imread(str(next(flights.glob("*.png")))).shape == (800, 1280, 3)
+
+
+@needs_screen
+@pytest.mark.window
+def test_bench_latency_measures_a_scripted_flight(tmp_path: Path) -> None:
+    """Real window, real engine process: every input is found on the screen, and its parts add up."""
+    assets = tiny_assets(tmp_path / "assets", scenes=2)
+    with screen() as env:
+        env |= {"WORLD_EXPLORER_ASSETS": str(assets), "PYTHONPATH": str(Path(__file__).parent.parent)}
+        command = [
+            sys.executable,
+            "-m",
+            "explorer.app",
+            "bench",
+            "latency",
+            "--seconds",
+            "3",
+            "--out",
+            "l.json",
+        ]
+        done = subprocess.run(
+            [*command, "--seconds", "3", "--size", "480x300", "--device", "cpu"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "input to reprojected" in done.stdout
+    report = json.loads((tmp_path / "l.json").read_text())
+    inputs = len(script(3.0))
+    seen, made = (report["latency"][f"input to {kind}"] for kind in ("reprojected", "generated"))
+    assert seen["count"] == made["count"] == inputs
+    assert 0 < seen["p50_ms"] <= seen["p95_ms"]
+    assert seen["p50_ms"] < made["p50_ms"]
+    assert {"wait", "denoise", "decode", "other", "transfer", "queue", "present"} < set(report["latency"])
 
 
 @needs_screen

@@ -47,8 +47,9 @@ def run(
 def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Session, assets: Path) -> None:
     scene = load_gallery(assets / "gallery")[1]
     session.begin(scene)
+    shown = run(session, Steering(), lambda shown: bool(shown))
     hands = Hands().press("w", now=time.perf_counter())
-    shown = run(session, hands.steering, lambda shown: len(shown) > 32)
+    shown += run(session, hands.steering, lambda shown: len(shown) > 40)
     assert [s.frame.index for s in shown] == list(range(len(shown)))
     assert (shown[0].frame.pixels == scene.rgb).all()
     z = [s.frame.pose.t[2] for s in shown]
@@ -57,7 +58,39 @@ def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Ses
     assert z[-1] > 1.0
     due = [s.due for s in shown[1:]]
     assert all(np.diff(due) > 0)
-    assert session.stats.latency(50) > 0
+    session.stats.latency.presented(time.perf_counter())
+    assert session.stats.latency.percentile(50, generated=True) > 0
+    assert session.pilot is not None
+    view = session.view(time.perf_counter())
+    assert view is not None
+    assert view.pose.t[2] > 0
+
+
+def test_frames_bring_their_depth(session: Session, assets: Path) -> None:
+    session.begin(load_gallery(assets / "gallery")[1])
+    shown = run(session, Steering(), lambda shown: len(shown) > 4)
+    assert shown[0].frame.inverse_depth is None  # nobody knows that of a picture
+    for s in shown[1:]:
+        depth = s.frame.inverse_depth
+        assert depth is not None
+        assert depth.shape == s.frame.pixels.shape[:2]
+        assert depth.dtype == np.float16
+        assert np.isfinite(depth).all()
+        assert (depth >= 0).all()
+
+
+def test_generated_poses_meet_the_pilot_while_what_is_held_stays_the_same(
+    session: Session, assets: Path
+) -> None:
+    session.begin(load_gallery(assets / "gallery")[1])
+    shown = run(session, Steering(), lambda shown: bool(shown))
+    hands = Hands().press("w", now=time.perf_counter())
+    for _ in range(40):
+        shown += run(session, hands.steering, lambda new: bool(new))
+        assert session.pilot is not None
+        lead = session.pilot.pose.t[2] - shown[-1].frame.pose.t[2]
+    # a frame stays until the next one, and a busy machine is late: within a quarter of a second of flight
+    assert abs(lead) < 4.0 * 0.25
 
 
 def test_the_engine_rests_when_nobody_steers_and_wakes_at_once(session: Session, assets: Path) -> None:

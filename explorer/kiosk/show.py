@@ -95,12 +95,15 @@ class Show:
         self._attract(now)
         for shown in self.session.tick(self.window.hands.steering, now=now)[-1:]:
             self._seen = self._seen or (now if shown.frame.index else 0.0)
-            self.display.picture(shown.frame.pixels)
+            self.display.frame(shown.frame, now=now)
             if self.watching is not None:
                 self.watching.show(shown)
+        begun = time.perf_counter()
+        if (view := self.session.view(now)) is not None:
+            self.display.look(view, now=now)
         self._engine(now)
         self.screens.draw(self._view(now))
-        self.display.draw()
+        self.display.draw(begun=begun)
         self._report(now)
 
     def _hands(self, now: float) -> None:
@@ -206,7 +209,7 @@ class Show:
         self._let_go(now)
         spec = self.session.engine.spec
         size = (spec.width, spec.height) if spec else (256, 160)
-        self.display.picture(self.scenes[scene].picture(*size)[0])
+        self.display.still(self.scenes[scene].picture(*size)[0])
         self.session.begin(self.scenes[scene])
         if self.watching is not None:
             self.watching.report(self.session.stage, self.scenes[scene].name)

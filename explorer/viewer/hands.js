@@ -21,6 +21,8 @@ export class Hands {
     this.held = new Set();
     this.touch = [...NOTHING];
     this.id = 0;
+    this.presses = [...NOTHING]; // running totals, for the pilot on this page
+    this.looked = [0, 0];
     this.clear();
     this.said = "";
     this.saidAt = 0;
@@ -63,6 +65,7 @@ export class Hands {
       if (this.held.has(event.code)) return;
       this.held.add(event.code);
       this.taps[key[0]] += key[1];
+      this.presses[key[0]] += key[1];
     });
     addEventListener("keyup", (event) => {
       if (this.held.delete(event.code)) event.preventDefault();
@@ -85,8 +88,11 @@ export class Hands {
     canvas.addEventListener("pointermove", (event) => {
       const grabbed = document.pointerLockElement === canvas;
       if (!this.flying || event.pointerType === "touch" || !(grabbed || event.buttons)) return;
-      this.look[0] += event.movementX * MOUSE_TURN;
-      this.look[1] -= event.movementY * MOUSE_TURN;
+      const turn = [event.movementX * MOUSE_TURN, -event.movementY * MOUSE_TURN];
+      turn.forEach((by, i) => {
+        this.look[i] += by;
+        this.looked[i] += by;
+      });
     });
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();

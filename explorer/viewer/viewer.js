@@ -3,6 +3,7 @@
 import { VERSION, decode, encode } from "./wire.js";
 import { Screen } from "./screen.js";
 import { Hands } from "./hands.js";
+import { Pilot, angles } from "./pilot.js";
 
 const CREDITS = 2; // pictures on their way at most
 const WAITS = [0.5, 1, 2, 4, 8]; // seconds between attempts to connect again
@@ -19,12 +20,15 @@ let greeting = null; // the Hello message
 let status = null;
 let seat = { role: "spectator", place: 0 };
 let shown = []; // the last pictures drawn: when, where from
+let clock = null; // the world's seconds less ours, and half the way there and back
+const pilot = new Pilot();
 const sentAt = new Map(); // control id → when it was sent, until a picture obeys it
 
 const send = (type, fields) => {
   if (socket?.readyState === WebSocket.OPEN) socket.send(encode(type, fields));
 };
 
+const shader = await (await fetch("redraw.glsl")).text();
 const screen = makeScreen();
 const hands = new Hands({
   canvas: $("screen"),
@@ -40,7 +44,7 @@ const hands = new Hands({
 
 function makeScreen() {
   try {
-    return new Screen($("screen"), { onRoom: (frames) => send("credit", { frames }), onShown: note });
+    return new Screen($("screen"), { onRoom: (frames) => send("credit", { frames }), onShown: note, look, shader });
   } catch (error) {
     trouble("This browser cannot show the world", error.message, "Reload");
     reloadOnly = true;
@@ -67,7 +71,7 @@ function receive(data) {
     return; // one message cut short; the next is whole again
   }
   if (message?.v !== VERSION) return differ();
-  ({ hello, status: world, seat: seated, picture: (m) => screen.add(m), error: refused, pong })[message.type]?.(message);
+  ({ hello, status: world, seat: seated, picture: pictured, error: refused, pong })[message.type]?.(message);
 }
 
 function hello(message) {
@@ -78,6 +82,7 @@ function hello(message) {
   body.dataset.link = "open";
   $("trouble").hidden = true;
   screen.reset();
+  clock = null;
   sentAt.clear();
   fillScenes();
   send("credit", { frames: CREDITS });
@@ -146,7 +151,30 @@ function refused(message) {
   if (message.code !== "spectator" || seat.role === "spectator") toast(message.message);
 }
 
+/** Where the pilot on this page is; null for who watches. */
+function look(now) {
+  if (!hands.active || !pilot.placed) return null;
+  pilot.fly(hands, now);
+  if (screen.anchor) pilot.holdBack(screen.anchor);
+  return pilot;
+}
+
+function pictured(message) {
+  screen.add(message);
+  if (!hands.active || !message.pilot_at) pilot.placed = false;
+  else if (!pilot.placed || pilot.world !== message.world) {
+    pilot.place(angles(message.pilot_q), message.pilot_t, hands);
+    pilot.world = message.world;
+  } else if (clock) {
+    pilot.correct(angles(message.pilot_q), message.pilot_t, message.pilot_at - clock.ahead - clock.way, hands);
+  }
+}
+
 function pong(message) {
+  const way = (performance.now() / 1000 - message.time) / 2;
+  // the quickest answer tells most; others count again after a while
+  if (!clock || way <= 1.1 * clock.way) clock = { ahead: message.server - message.time - way, way };
+  else clock.way *= 1.05;
   $("network").textContent = Math.max(1, Math.round(performance.now() - message.time * 1000));
 }
 
