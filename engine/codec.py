@@ -41,7 +41,8 @@ class Res(nn.Module):
         nn.init.zeros_(self.b.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.b(F.silu(self.a(F.silu(self.norm(x)))))
+        y = self.a(F.silu(self.norm(x)))
+        return x + self.b(F.silu(y, inplace=not torch.is_grad_enabled()))
 
 
 def _trunk(channels: int, depth: int, *, norm: bool = True) -> nn.Sequential:
@@ -57,7 +58,7 @@ def _stack(x: Tensor, frames: int) -> Tensor:
 def _unstack(x: Tensor, frames: int) -> Tensor:
     """The inverse of `_stack`."""
     x = x.permute(0, 2, 3, 1).unflatten(3, (frames, -1))  # [B, Y, X, P, C]
-    return x.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
+    return x.permute(0, 3, 1, 2, 4).flatten(0, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def chunks_of(clip: Tensor, frames: int) -> Tensor:

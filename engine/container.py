@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialise
+from safetensors.numpy import save_file
 
 KIND = "flight"
 FORMAT = "1"
@@ -29,16 +29,17 @@ def write(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> int:
     """
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     text = json.dumps(dict(record))
-    data = serialise(
-        arrays, {"kind": KIND, "format": FORMAT, "record": text, "sha256": _digest(arrays, text)}
-    )
+    metadata = {"kind": KIND, "format": FORMAT, "record": text, "sha256": _digest(arrays, text)}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        save_file(arrays, part, metadata)
+        size = part.stat().st_size
         os.replace(part, path)
+    except SafetensorError as error:  # a full disk, above all
+        raise OSError(str(error)) from error
     finally:
         part.unlink(missing_ok=True)
-    return len(data)
+    return size
 
 
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -60,6 +60,7 @@ class Cockpit:
         """scenes: to choose from, or the only one, with which the flight begins at once. say: prints a line."""
         self.window, self.session, self.scenes, self.say = window, session, scenes, say
         self.display = Display(window.size)
+        session.spare(1 if self.display.software else 0)
         self.brush = Brush(window.size[1])
         self.grid = Grid(len(scenes), window.size)
         self.painter = GalleryPainter(scenes)

@@ -98,7 +98,8 @@ class Display:
         self._source: moderngl.Texture | None = None
         self._viewed: moderngl.Framebuffer | None = None  # a view, before it is enlarged
         self._wide: moderngl.Framebuffer | None = None  # enlarged along rows
-        self._full: moderngl.Framebuffer | None = None  # the window's picture without panels
+        self._full: moderngl.Framebuffer | None = None  # the window's picture without panels, where it is not `_direct`
+        self._direct: moderngl.Texture | None = None  # a view that every refresh spreads over the window
         self.resize(size)
 
     @property
@@ -155,16 +156,20 @@ class Display:
             self._source.release()
             self._source = None
             self._full.clear(*BACKGROUND)
+        self._direct = None
         if way.scale and way.sharp:
             self._draw_picture(texture)
         else:
-            self._spread(texture, box)
+            self._direct = texture
 
-    def _spread(self, texture: moderngl.Texture, box: tuple[int, int, int, int]) -> None:
+    def _spread(self, texture: moderngl.Texture, target: moderngl.Framebuffer) -> None:
         """Enlarge linearly, or copy where the size is right."""
-        assert self._full is not None
-        self._full.use()
-        self._full.viewport = box
+        box = letter_box(texture.size, self.size)
+        target.use()
+        target.viewport = (0, 0, *self.size)
+        if box[2:] != self.size:
+            target.clear(*BACKGROUND)
+        target.viewport = box
         texture.filter = (moderngl.LINEAR, moderngl.LINEAR)
         texture.use(0)
         self._panel["alpha"] = 1.0
@@ -187,6 +192,7 @@ class Display:
             assert self._full is not None
             self._full.clear(*BACKGROUND)
         self._source.write(np.ascontiguousarray(pixels))
+        self._direct = None
         self._draw_picture(self._source)
 
     def _draw_picture(self, source: moderngl.Texture) -> None:
@@ -222,6 +228,7 @@ class Display:
         """No picture: background only."""
         assert self._full is not None
         self._full.clear(*BACKGROUND)
+        self._direct = None
         self._redraw.clear()
         self._drawn = ()
 
@@ -252,8 +259,11 @@ class Display:
         begun: perf_counter seconds when drawing it began.  read: return the window, [Y, X, 3] RGB, as it is then shown.
         """
         assert self._full is not None
+        if self._direct is not None:
+            self._spread(self._direct, self.gl.screen)
         self.gl.screen.viewport = (0, 0, *self.size)
-        self.gl.copy_framebuffer(self.gl.screen, self._full)
+        if self._direct is None:
+            self.gl.copy_framebuffer(self.gl.screen, self._full)
         self.gl.screen.use()
         self.gl.enable(moderngl.BLEND)
         self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
@@ -285,6 +295,8 @@ class Display:
     def grab(self) -> NDArray[np.uint8]:
         """What is shown, without panels and borders: [Y, X, 3] RGB at the window's size."""
         assert self._full is not None
+        if self._direct is not None:
+            self._spread(self._direct, self._full)
         rows = self._rows(self._full)
         source = self._source or (self._viewed.color_attachments[0] if self._viewed else None)
         if source is None:

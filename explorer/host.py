@@ -37,6 +37,7 @@ from explorer.messages import (
     Resting,
     Resume,
     Reword,
+    Spare,
     Stop,
     Taken,
 )
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from engine.state import StreamState
 
 SLOTS = 2  # chunks in shared memory: one being copied out, one being written
-MARGIN = 0.06  # seconds: a chunk is meant to be ready this long before it is due
+MARGIN = 0.10  # seconds: a chunk is meant to be ready this long before it is due
 REST = 2  # chunks without motion after which the engine rests, in a world where nothing moves by itself
 BEAT = 0.25  # seconds between signs of life
 
@@ -70,6 +71,7 @@ class Inbox:
         self._once = 0  # chunks asked for one by one
         self.flown: Flown | None = None
         self.refining: Refining = "auto"
+        self.spare = 0  # cores that the window draws with
         self.free = deque(range(SLOTS))
         self.end = 0.0  # perf_counter seconds at which the last frame's time on screen is over
         self.period = 0.0  # seconds for which the window shows each frame
@@ -103,6 +105,8 @@ class Inbox:
                 self._once += 1
             case Refine(mode=mode):
                 self.refining = mode
+            case Spare(cores=cores):
+                self.spare = cores
             case Stop():
                 os._exit(0)
 
@@ -186,6 +190,7 @@ class Host:
     spool: Path | None  # where states are kept after every chunk; None: nowhere
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # seconds of the last steps
     pace: Pace = field(default_factory=Pace)
+    spared: int = 0  # cores
 
     def run(self) -> None:
         while True:
@@ -263,8 +268,17 @@ class Host:
             return flight
         return replace(flight, state=lasting(self.engine).reworded(flight.state, reword.words), rested=0)
 
+    def _spare_cores(self) -> None:
+        """A core that draws and computes by turns keeps every other one waiting."""
+        if self.spared != self.inbox.spare:
+            import torch
+
+            self.spared = self.inbox.spare
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.spared))
+
     def _step(self, flight: Flight) -> Flight:
         started = time.perf_counter()
+        self._spare_cores()
         spec = self.engine.spec
         flown = self._flown(flight, started)
         poses, lens, pilot = self._aim(flight, flown, started)

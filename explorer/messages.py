@@ -61,6 +61,13 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Spare:
+    """The window draws with this many cores: leave them alone."""
+
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refine:
     """To the engine: when the second stage of sana-wm is to work."""
 

@@ -66,6 +66,7 @@ class Session:
         self.refining: Refining = "auto" if setup is None else setup.refiner
         self.scene: Scene | None = None
         self.paused = self._stands = False
+        self._spare = 0
         self._lens: Intrinsics | None = None  # of the scene
         self.engine = EngineProcess(**self._options)
         self._fresh()
@@ -140,6 +141,11 @@ class Session:
                 self._pacer.hold()
             else:
                 self._pacer.go(now)
+
+    def spare(self, cores: int) -> None:
+        """Leave so many cores to the window, unless somebody has said how many threads the engine takes."""
+        self._spare = cores if self._options["threads"] is None else 0
+        self.engine.spare(self._spare)
 
     def single(self) -> None:
         """One more frame while paused."""
@@ -291,6 +297,7 @@ class Session:
         self.engine.kill()
         self.engine.stop()
         self.engine = EngineProcess(**self._options, flight=self.engine.flight)
+        self.engine.spare(self._spare)
 
     def _queue(self, chunk: Chunk, now: float, steering: Steering) -> None:
         assert self._pacer is not None

@@ -253,6 +253,8 @@ def post_quit() -> None:
 
 
 def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
+    # Where Mesa draws with the CPU, it takes half the cores and leaves the others to the engine.
+    os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     for attribute, value in (
         (pygame.GL_CONTEXT_MAJOR_VERSION, 3),
         (pygame.GL_CONTEXT_MINOR_VERSION, 3),

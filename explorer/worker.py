@@ -34,6 +34,7 @@ from explorer.messages import (
     Resting,
     Resume,
     Reword,
+    Spare,
     Stop,
     Taken,
 )
@@ -152,6 +153,10 @@ class EngineProcess:
 
     def pause(self, on: bool) -> None:
         self._say(Pause(on))
+
+    def spare(self, cores: int) -> None:
+        """Leave so many cores to the window."""
+        self._say(Spare(cores))
 
     def once(self) -> None:
         """One chunk, though paused."""

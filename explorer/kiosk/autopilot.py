@@ -7,7 +7,7 @@ import math
 from explorer.controls import Six
 
 STEP = 0.25  # seconds for which a position is kept
-FORWARD, TURN, NOD, LIFT = 0.62, 0.42, 0.24, 0.20  # of full deflection; a stick's dead zone is 0.15
+FORWARD, TURN, NOD, LIFT = 0.62, 0.42, 0.13, 0.20  # of full deflection; a stick's dead zone is 0.15
 
 
 def sticks(seconds: float) -> Six:

@@ -46,6 +46,7 @@ class Show:
             limit=60 * rules.minutes, idle=rules.idle_seconds, countdown=rules.countdown_seconds
         )
         self.display = Display(window.size)
+        session.spare(1 if self.display.software else 0)
         self.screens = Screens(self.display, scenes, station, self.rules)
         now = time.perf_counter()
         self.visit, self.visits = Visit(since=now), 0
