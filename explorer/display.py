@@ -98,7 +98,9 @@ class Display:
         self._source: moderngl.Texture | None = None
         self._viewed: moderngl.Framebuffer | None = None  # a view, before it is enlarged
         self._wide: moderngl.Framebuffer | None = None  # enlarged along rows
-        self._full: moderngl.Framebuffer | None = None  # the window's picture without panels, where it is not `_direct`
+        self._full: moderngl.Framebuffer | None = (
+            None  # the window's picture without panels, where it is not `_direct`
+        )
         self._direct: moderngl.Texture | None = None  # a view that every refresh spreads over the window
         self.resize(size)
 

@@ -18,6 +18,6 @@ def sticks(seconds: float) -> Six:
     t = STEP * math.floor(seconds / STEP)
     ease = min(t / 3.0, 1.0)  # from rest
     turn = TURN * math.sin(t * math.tau / 23.0) * abs(math.sin(t * math.tau / 61.0))
-    nod = NOD * math.sin(t * math.tau / 17.0)
+    nod = NOD * math.cos(t * math.tau / 17.0)  # a cosine: its sum nods as far down as up
     lift = -LIFT * math.sin(t * math.tau / 29.0)
     return (0.0, lift * ease, FORWARD * ease, turn * ease, nod * ease, 0.0)
