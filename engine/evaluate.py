@@ -258,7 +258,7 @@ def measure_rollouts(
     table: dict[str, Any] = {
         "flights": len(made),
         "seed": seed,
-        "levels": list(Generator(model).levels),
+        "levels": list(Generator(model, levels=levels).levels),
         "chunks": {},
     }
     for chunk in CHUNKS:

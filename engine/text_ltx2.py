@@ -2,7 +2,7 @@
 
 The connectors normalise each layer over the words of the prompt, project all layers together, move the words to the
 front and put learned registers where padding was. So every position counts afterwards, and the mask is all True.
-diffusers' own pipeline normalises twice, which changes nothing but roundings; the release does it once, as here.
+diffusers' own pipeline normalises twice, which changes nothing but roundings. Here it is done once; what the release does is inferred, not seen.
 """
 
 from __future__ import annotations
