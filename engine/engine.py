@@ -37,7 +37,7 @@ from engine.state import StreamState
 from engine.warp import warp
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
-KEPT = 256 << 20  # bytes of a block, and at the end of the heap, that stay with the process
+BLOCK, END = 32 << 20, 128 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +286,8 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, KEPT)
-            mallopt(M_TRIM_THRESHOLD, KEPT)
+            mallopt(M_MMAP_THRESHOLD, BLOCK)
+            mallopt(M_TRIM_THRESHOLD, END)
 
 
 def _compiling() -> threading.Event | None:
