@@ -71,6 +71,6 @@ def test_bound_keys_record_the_window_and_a_killed_one_is_whole(tmp_path: Path) 
     assert path.poses[-1, 2, 3] > path.poses[0, 2, 3]  # the key bound to forward flew
     assert frames[-1].shape == (400, 640, 3)
     corner = frames[-1][:60, 480:].astype(int)
-    assert (corner[..., 0] - corner[..., 1:].max(axis=2)).max() > 90  # the red dot
+    assert (corner[..., 0] - corner[..., 1:].max(axis=2)).max() > 60  # the red dot, as H.264 keeps its colour
     written = len(read_log(log_path(second))[1])
     assert written - 16 <= len(list(decoded(second))) <= written
