@@ -151,7 +151,7 @@ class Display:
             self._release(self._viewed)
             self._viewed = self._target(size)
         self._viewed.use()
-        self._redraw.draw(self._viewed, view, fade=fade if way.fade else 1.0)
+        self._redraw.draw(self._viewed, view, fade=fade if way.fade else 1.0, moved=way.moved)
         texture = self._viewed.color_attachments[0]
         assert isinstance(texture, moderngl.Texture)
         if self._source is not None:  # borders of a raw picture may differ

@@ -13,9 +13,15 @@ class Way:
     scale: float  # of the generated picture; 0: at the window's own size
     sharp: bool = True  # enlarged by a spline, else linearly
     fade: bool = True  # a newer frame fades in
+    moved: bool = True  # by depth, too; else frames are only turned, and movement comes with the next frame
 
 
-WAYS = (Way("full", 0), Way("fine", 2), Way("plain", 1), Way("light", 1, sharp=False, fade=False))
+WAYS = (
+    Way("full", 0),
+    Way("fine", 2),
+    Way("plain", 1),
+    Way("light", 1, sharp=False, fade=False, moved=False),
+)
 PATIENCE = 64  # refreshes between two changes of the way
 
 

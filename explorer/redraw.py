@@ -44,10 +44,11 @@ class Layer:
     nearest: float  # 1/m; 0 where nothing is known
     reach: float | None  # metres
 
-    def seen(self, view: View) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-        """Turn, shift, and how many looks the shift needs."""
+    def seen(self, view: View, *, moved: bool) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Turn, shift, and how many looks the shift needs; none where nothing is to be moved."""
         T, s = transfer(self.frame.pose, self.frame.intrinsics, view)
-        way = travel(T, s, nearest=self.nearest, size=self.color.size) if self.nearest else 0.0
+        deep = moved and self.nearest > 0
+        way = travel(T, s, nearest=self.nearest, size=self.color.size) if deep else 0.0
         steps = 0 if way < STILL else min(math.ceil(min(way, 1e6) / STEP) + 1, STEPS)
         return T, s, steps
 
@@ -97,25 +98,26 @@ class Redraw:
             self._release(layer)
         self._layers, self._older = [], []
 
-    def draw(self, target: moderngl.Framebuffer, view: View, *, fade: float = 1.0) -> None:
-        """Fill `target`. fade: weight of the newest frame over the one before, 0 to 1."""
+    def draw(
+        self, target: moderngl.Framebuffer, view: View, *, fade: float = 1.0, moved: bool = True
+    ) -> None:
+        """Fill `target`. fade: weight of the newest frame over the one before, 0 to 1.  moved: False only turns."""
         newest, before = self._layers[0], self._layers[-1]
         older = (self._older or self._layers)[-1]
-        self._tell("newest", newest, view)
-        self._tell("before", before, view)
-        self._tell("older", older, view)
+        for name, layer in (("newest", newest), ("before", before), ("older", older)):
+            self._tell(name, layer, view, moved=moved)
         for unit, texture in enumerate((newest.color, before.color, older.color, newest.depth, before.depth)):
             texture.use(unit)
         self._program["fade"] = fade if before is not newest else 1.0
-        moved = float(np.linalg.norm(older.frame.pose.t - view.pose.t))
+        away = float(np.linalg.norm(older.frame.pose.t - view.pose.t))
         self._program["distant"] = (
-            math.exp(-3.0 * moved / (older.reach or 1.0)) if older is not newest else 0.0
+            math.exp(-3.0 * away / (older.reach or 1.0)) if older is not newest else 0.0
         )
         target.use()
         self._quad.render(moderngl.TRIANGLE_STRIP, vertices=4)
 
-    def _tell(self, name: str, layer: Layer, view: View) -> None:
-        T, s, steps = layer.seen(view)
+    def _tell(self, name: str, layer: Layer, view: View, *, moved: bool) -> None:
+        T, s, steps = layer.seen(view, moved=moved)
         self._program[f"{name}.turn"] = tuple(T.T.ravel())  # GL counts by columns
         if name != "older":
             self._program[f"{name}.shift"] = tuple(s)
