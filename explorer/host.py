@@ -2,180 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, MutableSequence, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from engine.camera import Intrinsics, Pose
-from engine.setup import Refining, Setup
-from explorer.controls import Steering
+from engine.setup import Setup
 from explorer.flight import Flight, lasting, open_flight, save_flight
+from explorer.inbox import Inbox
 from explorer.messages import (
     Begin,
     Failed,
     Frames,
     Kept,
-    Once,
-    Pause,
     Progress,
     Ready,
-    Refine,
     Refused,
     Resting,
     Resume,
-    Reword,
-    Spare,
-    Stop,
-    Taken,
 )
 from explorer.pace import Pace
 from explorer.pilot import PilotState, at_rest
 from explorer.predict import Flown, foretold, reconciled, zoomed
+from explorer.pulse import Pulse
+from explorer.slots import Slots, shared_memory
 
 if TYPE_CHECKING:
     from engine.engine import Chunk
     from engine.opening import World
     from engine.state import StreamState
 
-SLOTS = 2  # chunks in shared memory: one being copied out, one being written
 MARGIN = 0.10  # seconds: a chunk is meant to be ready this long before it is due
 REST = 2  # chunks without motion after which the engine rests, in a world where nothing moves by itself
-BEAT = 0.25  # seconds between signs of life
-
-
-class Inbox:
-    """Newest commands, kept by a reading thread, so that a long step never fills the pipe.
-
-    The thread ends the process when the window says so, or is gone: nothing outlives its parent.
-    """
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._news = threading.Condition()
-        self._begin: Begin | Resume | None = None
-        self._reword: Reword | None = None
-        self._paused = False
-        self._once = 0  # chunks asked for one by one
-        self.flown: Flown | None = None
-        self.refining: Refining = "auto"
-        self.spare = 0  # cores that the window draws with
-        self.free = deque(range(SLOTS))
-        self.end = 0.0  # perf_counter seconds at which the last frame's time on screen is over
-        self.period = 0.0  # seconds for which the window shows each frame
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                message = self._pipe.recv()
-            except (EOFError, OSError):
-                os._exit(0)
-            with self._news:
-                self._sort(message)
-                self._news.notify()
-
-    def _sort(self, message: object) -> None:
-        match message:
-            case Flown():
-                self.flown = message
-            case Taken(slot=slot, end=end, period=period):
-                self.free.append(slot)
-                self.end = end or self.end
-                self.period = period or self.period
-            case Begin() | Resume():
-                self._begin, self._reword, self._once = message, None, 0
-            case Reword():
-                self._reword = message
-            case Pause(on=on):
-                self._paused = on
-            case Once():
-                self._once += 1
-            case Refine(mode=mode):
-                self.refining = mode
-            case Spare(cores=cores):
-                self.spare = cores
-            case Stop():
-                os._exit(0)
-
-    @property
-    def steering(self) -> Steering:
-        """What hands did last."""
-        return self.flown.steering if self.flown else Steering()
-
-    def take_begin(self) -> Begin | Resume | None:
-        with self._news:
-            begin, self._begin = self._begin, None
-            return begin
-
-    def take_reword(self) -> Reword | None:
-        with self._news:
-            reword, self._reword = self._reword, None
-            return reword
-
-    def wait_begin(self) -> None:
-        with self._news:
-            self._news.wait_for(lambda: self._begin)
-
-    def wait_start(self, *, ahead: float) -> bool:
-        """Until a chunk must be started to be ready `ahead` seconds from then; False: another flight is asked for."""
-        with self._news:
-            while self._begin is None:
-                left = self.end - ahead - time.perf_counter()
-                if self._once:
-                    self._once -= 1
-                    return True
-                if left <= 0 and not self._paused:
-                    return True
-                self._news.wait(None if self._paused else left)
-            return False
-
-    def wait_slot(self) -> None:
-        """Until there is room for a chunk, or another flight is asked for."""
-        with self._news:
-            self._news.wait_for(lambda: self.free or self._begin)
-
-    def called(self, seen: Steering) -> bool:
-        """Whether somebody has steered since, or wants something else of the engine."""
-        return bool(self._begin or self._reword or self._once or self.steering.input != seen.input)
-
-    def wait_called(self, seen: Steering) -> None:
-        with self._news:
-            self._news.wait_for(lambda: self.called(seen))
-
-
-class Pulse:
-    """Signs of life, in memory that the window reads: a thread beats; beside it stands when the work in hand was begun."""
-
-    def __init__(self, shared: MutableSequence[float]) -> None:
-        """shared: [2] perf_counter seconds: the last beat, and the beginning of the work in hand (0: none)."""
-        self._shared = shared
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def _beat(self) -> None:
-        while True:
-            self._shared[0] = time.perf_counter()
-            time.sleep(BEAT)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        self._shared[1] = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._shared[1] = 0.0
 
 
 @dataclass
@@ -386,40 +250,6 @@ def finite_step(
         return engine.step(state, poses, intrinsics=intrinsics, attempt=1), 1
 
 
-class Slots:
-    """The shared memory as pictures and their inverse depth; spec has chunk_frames, height and width."""
-
-    def __init__(self, memory: SharedMemory, spec: Any) -> None:
-        self._memory = memory
-        self._shape = (spec.chunk_frames, spec.height, spec.width)
-
-    @staticmethod
-    def size(spec: Any) -> int:
-        """Bytes in all: per pixel three of colour and two of depth."""
-        return SLOTS * spec.chunk_frames * spec.height * spec.width * 5
-
-    def pixels(self, slot: int) -> NDArray[np.uint8]:
-        """[chunk_frames, Y, X, 3] RGB."""
-        offset = 5 * slot * math.prod(self._shape)
-        return np.ndarray((*self._shape, 3), np.uint8, buffer=self._memory.buf, offset=offset)
-
-    def depth(self, slot: int) -> NDArray[np.float16]:
-        """[chunk_frames, Y, X] 1/m."""
-        offset = (5 * slot + 3) * math.prod(self._shape)
-        return np.ndarray(self._shape, np.float16, buffer=self._memory.buf, offset=offset)
-
-
-def _shared(size: int) -> SharedMemory:
-    """Memory that the window sees too. Raises ValueError where there is too little: writing to it would kill us."""
-    place = Path("/dev/shm")
-    if place.is_dir() and (free := shutil.disk_usage(place).free) < size:
-        raise ValueError(
-            f"frames need {size >> 20} MB of shared memory and {place} has {free >> 20} MB free: "
-            "in a container, start it with --shm-size 1g"
-        )
-    return SharedMemory(create=True, size=size)
-
-
 def _keeps(engine: World) -> bool:
     try:
         lasting(engine)
@@ -458,7 +288,7 @@ def serve(
             on_step=lambda step: pipe.send(Progress(step)),
         )
         spec = engine.spec
-        memory = _shared(Slots.size(spec))
+        memory = shared_memory(Slots.size(spec))
         pipe.send(
             Ready(
                 name=spec.name,

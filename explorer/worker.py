@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
 from engine.setup import Refining, Setup
-from explorer.host import Slots, serve
+from explorer.host import serve
 from explorer.messages import (
     Begin,
     Failed,
@@ -39,6 +39,7 @@ from explorer.messages import (
     Taken,
 )
 from explorer.predict import Flown
+from explorer.slots import Slots
 
 NICE = 5  # the window answers first
 PATIENCE = 4.0  # seconds without a sign of life, or of work on one chunk, after which the engine hangs
