@@ -1,7 +1,8 @@
 """The causal streaming codec of `pocket`: 8 pixel frames ↔ one latent frame, with inverse depth on the way back.
 
-An encoder chunk stands alone; it takes depth along where somebody knows it. The decoder's whole streaming state is the previous latent, so any two neighbours
-of a latent sequence decode to their 8 frames. A picture becomes a latent by standing still for 8 frames.
+An encoder chunk stands alone; it takes depth along where somebody knows it. The decoder's whole streaming state is the
+previous latent, so any two neighbours of a latent sequence decode to their 8 frames. A picture becomes a latent by
+standing still for 8 frames.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from engine.state import StreamState
 from engine.warp import warp
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
-BLOCK, END = 32 << 20, 128 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
+BLOCK, END = 32 << 20, 64 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,7 +176,7 @@ def _draw(device: torch.device) -> Draw:
     return native
 
 
-def rollout(
+def fly_truth(
     model: WorldModel,
     codec: Codec,
     truth: Truth,
@@ -184,9 +184,9 @@ def rollout(
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
-) -> Tensor:
-    """Fly all of `truth` from its first pictures, see `fly`: [N, P - 1, 3, Y, X] in [-1, 1]."""
-    flown = fly(
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fly all of `truth` from its first pictures along its poses, see `fly`."""
+    return fly(
         model,
         codec,
         truth.frames[:, 0],
@@ -197,6 +197,19 @@ def rollout(
         levels=levels,
         memory=memory,
     )
+
+
+def rollout(
+    model: WorldModel,
+    codec: Codec,
+    truth: Truth,
+    *,
+    seed: int = 0,
+    levels: tuple[float, ...] | None = None,
+    memory: bool = True,
+) -> Tensor:
+    """All of `fly_truth` as one video: [N, P - 1, 3, Y, X] in [-1, 1]."""
+    flown = fly_truth(model, codec, truth, seed=seed, levels=levels, memory=memory)
     return torch.cat([rgb for rgb, _ in flown], dim=1)
 
 

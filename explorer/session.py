@@ -293,6 +293,7 @@ class Session:
         self.engine.stop()
         self.engine = EngineProcess(**self._options, flight=self.engine.flight)
         self.engine.spare(self._spare)
+        self.engine.refine(self.refining)
 
     def _queue(self, chunk: Chunk, now: float, steering: Steering) -> None:
         assert self._pacer is not None

@@ -100,8 +100,8 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
     if fly.export is not None:
         require_empty(fly.export)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    kept: list[Picture] = []
-    done = 0
+    kept: list[Picture] = []  # of the contact sheet
+    wanted = frozenset(pick_evenly(flight.frames, SHEET) if fly.contact_sheet is not None else ())
     recording = Recording(
         Takes(film=fly.out, size=size, export=fly.export, header=Header(fps=FPS, world=fly.model))
     )
@@ -112,8 +112,10 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
             engine = open_engine(fly, assets, lambda step: bar.update(task, description=step))
             bar.update(task, description="flying")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
-                keep = fly.contact_sheet is not None and done - 1 in pick_evenly(flight.frames, SHEET)
-                _keep(frame, recording, kept if keep else None)
+                with disk_errors(recording):
+                    recording.add(frame)
+                if done - 1 in wanted:
+                    kept.append(frame.pixels)
                 bar.update(task, completed=done)
         except KeyboardInterrupt:
             interrupted = True
@@ -143,13 +145,6 @@ def open_engine(fly: Fly, assets: Path, on_step: Callable[[str], None]) -> World
         setup=replace(fly.setup, live=False),
         on_step=on_step,
     )
-
-
-def _keep(frame: Frame, recording: Recording, sheet: list[Picture] | None) -> None:
-    with disk_errors(recording):
-        recording.add(frame)
-    if sheet is not None:
-        sheet.append(frame.pixels)
 
 
 def _report(console: Console, fly: Fly, done: int, *, interrupted: bool) -> None:

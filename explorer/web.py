@@ -18,6 +18,10 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 SOCKET = "/socket"
+FONTS = {
+    "/regular.otf": ("fonts/Inter-Regular.otf", "font/otf"),
+    "/semibold.otf": ("fonts/Inter-SemiBold.otf", "font/otf"),
+}
 PAGE = {  # path → file in explorer, content type
     "/": ("viewer/index.html", "text/html; charset=utf-8"),
     "/viewer.css": ("viewer/viewer.css", "text/css; charset=utf-8"),
@@ -29,8 +33,7 @@ PAGE = {  # path → file in explorer, content type
     "/view.js": ("viewer/view.js", "text/javascript; charset=utf-8"),
     "/redraw.glsl": ("viewer/redraw.glsl", "text/plain; charset=utf-8"),
     "/icon.svg": ("viewer/icon.svg", "image/svg+xml"),
-    "/regular.otf": ("fonts/Inter-Regular.otf", "font/otf"),
-    "/semibold.otf": ("fonts/Inter-SemiBold.otf", "font/otf"),
+    **FONTS,
 }
 SAFETY = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -49,11 +52,11 @@ class Asset:
     kind: str  # content type
 
 
-def page() -> dict[str, Asset]:
-    """The viewer page, by path. Raises RuntimeError naming a file that the installation lacks."""
+def page(names: Mapping[str, tuple[str, str]] = PAGE) -> dict[str, Asset]:
+    """A page, the viewer's or another, by path. Raises RuntimeError naming a file that the installation lacks."""
     folder = files("explorer")
     try:
-        return {path: Asset((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
+        return {path: Asset((folder / name).read_bytes(), kind) for path, (name, kind) in names.items()}
     except FileNotFoundError as error:
         raise RuntimeError(f"{error.filename} is missing: install World Explorer again") from error
 

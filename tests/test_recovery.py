@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ import pytest
 from engine import container
 from explorer.assets import load_gallery
 from explorer.controls import Hands, Steering
-from explorer.pacer import Shown
 from explorer.session import Session
 from explorer.worldfile import open_world
 from tests.tiny import tiny_assets
+from tests.waiting import run as run_until
+
+run = partial(run_until, limit=40.0)
 
 W = Hands().press("w", now=0.0).steering
 
@@ -34,19 +37,6 @@ def session(assets: Path) -> Iterator[Session]:
     session = Session("pocket", assets=assets, device="cpu", threads=1)
     yield session
     session.stop()
-
-
-def run(
-    session: Session, steering: Steering, until: Callable[[list[Shown]], object], limit: float = 40.0
-) -> list[Shown]:
-    shown: list[Shown] = []
-    deadline = time.perf_counter() + limit
-    while not until(shown):
-        assert session.stage != "failed", session.note
-        assert time.perf_counter() < deadline, f"{session.stage}: {session.note}, {len(shown)} frames"
-        shown += session.tick(steering, now=time.perf_counter())
-        time.sleep(0.005)
-    return shown
 
 
 def moments(session: Session) -> int:

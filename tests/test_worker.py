@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 
 from explorer.assets import load_gallery
 from explorer.controls import Hands, Steering
-from explorer.pacer import Shown
 from explorer.session import Session
 from tests.tiny import tiny_assets
+from tests.waiting import run as run_until
+
+run = partial(run_until, limit=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +32,6 @@ def session(assets: Path) -> Iterator[Session]:
     session = Session("pocket", assets=assets, device="cpu", threads=1)
     yield session
     session.stop()
-
-
-def run(
-    session: Session, steering: Steering, until: Callable[[list[Shown]], bool], limit: float = 60.0
-) -> list[Shown]:
-    shown: list[Shown] = []
-    deadline = time.perf_counter() + limit
-    while not until(shown):
-        assert session.stage != "failed", session.note
-        assert time.perf_counter() < deadline, f"{session.stage}: {session.note}, {len(shown)} frames"
-        shown += session.tick(steering, now=time.perf_counter())
-        time.sleep(0.005)
-    return shown
 
 
 def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Session, assets: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
-from engine.evaluate import Truth, fly
+from engine.evaluate import Truth, fly_truth
 from engine.measure.odometry import EVERY
 from engine.measure.paths import Flight
 from engine.model import WorldModel
@@ -97,18 +97,8 @@ def film(
         still = codec.encode_picture(to_float(truth.frames[:, 0]).to(codec.mean.dtype))
         first = codec.decode(still, still)[1][:, -1:]
     frames, depth, times = [truth.frames[:, :1]], [first.half()], [time.perf_counter()]
-    flown = fly(
-        model,
-        codec,
-        truth.frames[:, 0],
-        poses=truth.poses,
-        intrinsics=truth.intrinsics,
-        words=truth.words,
-        seed=seed,
-        memory=memory,
-    )
     chunks = (truth.poses.shape[1] - 1) // 8
-    for rgb, inverse_depth in flown:
+    for rgb, inverse_depth in fly_truth(model, codec, truth, seed=seed, memory=memory):
         frames.append(((rgb + 1) * 127.5).round().to(torch.uint8).movedim(2, -1))
         depth.append(inverse_depth[:, EVERY - 1 :: EVERY].half())
         if device.type == "cuda":

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,7 +26,7 @@ from explorer.kiosk.journal import Journal
 from explorer.kiosk.link import Fly, Reset
 from explorer.kiosk.settings import Operator
 from explorer.kiosk.supervisor import Command, Restart, Supervisor
-from explorer.web import SAFETY
+from explorer.web import FONTS, SAFETY, page
 
 LARGEST = 1024  # bytes of a request's body
 PATIENCE = 5.0  # seconds for a request to arrive
@@ -36,8 +35,7 @@ PAGE = {  # path → file in explorer, content type
     "/": ("kiosk/page/operator.html", "text/html; charset=utf-8"),
     "/operator.css": ("kiosk/page/operator.css", "text/css; charset=utf-8"),
     "/operator.js": ("kiosk/page/operator.js", "text/javascript; charset=utf-8"),
-    "/regular.otf": ("fonts/Inter-Regular.otf", "font/otf"),
-    "/semibold.otf": ("fonts/Inter-SemiBold.otf", "font/otf"),
+    **FONTS,
 }
 
 
@@ -74,8 +72,7 @@ class OperatorPage:
     ) -> None:
         """Raises ValueError where it cannot listen."""
         self._supervisor, self._journal, self._scenes, self._token = supervisor, journal, scenes, token
-        folder = files("explorer")
-        self.files = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
+        self.files = page(PAGE)
         try:
             self._server = _Server((settings.host, settings.port), self)
         except OSError as error:
@@ -153,8 +150,8 @@ class _Request(BaseHTTPRequestHandler):
             self._refuse()
         elif url.path == "/status":
             self._reply(200, json.dumps(self.server.page.status()).encode(), "application/json")
-        elif url.path in self.server.page.files:
-            self._reply(200, *self.server.page.files[url.path])
+        elif (asset := self.server.page.files.get(url.path)) is not None:
+            self._reply(200, asset.body, asset.kind)
         else:
             self._say(404, "There is no such page here.")
 
