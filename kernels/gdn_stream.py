@@ -27,10 +27,10 @@ class Tuning:
     """Tokens per step, warps and pipeline stages of the three programs."""
 
     parts: int = 1  # of a frame's tokens, summed by different programs
-    block: int = 64
-    warps: int = 8
+    block: int = 32
+    warps: int = 4
     stages: int = 3
-    columns: int = 16  # of the memory per program of the recurrence; at least 16
+    columns: int = 32  # of the memory per program of the recurrence; at least 16
     recurrence_warps: int = 8
     recurrence_stages: int = 1
     read_block: int = 64
@@ -38,7 +38,9 @@ class Tuning:
 
 
 TUNING = Tuning()
-EXACT = Tuning(block=32, stages=1, read_block=32)  # fp32 operands take twice the room
+EXACT = Tuning(
+    warps=8, stages=1, columns=16, recurrence_warps=16, read_block=32, read_warps=8
+)  # fp32 operands take twice the room
 
 
 def gdn_stream(

@@ -96,7 +96,7 @@ def written(
         )
         tl.store(a + i * K * K + r * K + c, A, mask=(r < K) & (c < K))
     else:
-        A, single = products(
+        plain, single = products(
             k,
             v,
             cos,
@@ -118,7 +118,7 @@ def written(
             False,
         )
         a += PARTS * tl.num_programs(0).to(tl.int64) * K * K
-        tl.store(a + i * K * K + r * K + c, A, mask=(r < K) & (c < K))
+        tl.store(a + i * K * K + r * K + c, plain, mask=(r < K) & (c < K))
         one = tl.arange(0, KP)
         tl.store(w + i * K + one, single, mask=one < K)
 
@@ -131,67 +131,84 @@ def gathered(x, at, mask, stride, PARTS: tl.constexpr):
     return total
 
 
+def columns(
+    a, u, decay, decay_f, s, last, ahead, memory, i, frames, d,
+    F: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The columns d of head i's memory: R of each frame is kept in `ahead` until S gets there."""
+    r, c = tl.arange(0, KP)[:, None], tl.arange(0, KP)[None, :]
+    wide, square = r * K + c, r * V + d
+    inside, held = (r < K) & (c < K), (r < K) & (d < V)
+    if F > 1:
+        R = gathered(u, (i * F + F - 1) * K * V + square, held, frames * K * V, PARTS)
+        tl.store(ahead + (i * F + F - 2) * K * V + square, R, mask=held)
+        for back in range(F - 2):
+            at = i * F + F - 2 - back
+            A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
+            U = gathered(u, at * K * V + square, held, frames * K * V, PARTS)
+            g = tl.load(decay + (F - 2 - back) * decay_f)
+            R = g * (R - tl.dot(A, R, input_precision=PRECISION)) + U
+            tl.store(ahead + (at - 1) * K * V + square, R, mask=held)
+        tl.debug_barrier()  # what one thread has stored another may load below
+    S = tl.load(s + i * K * V + square, mask=held, other=0.0)
+    for f in range(F):
+        at = i * F + f
+        A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
+        U = gathered(u, at * K * V + square, held, frames * K * V, PARTS)
+        g = tl.load(decay + f * decay_f)
+        S = g * (S - tl.dot(A, S, input_precision=PRECISION)) + U
+        seen = S + tl.load(ahead + at * K * V + square, mask=held & (f < F - 1), other=0.0)
+        tl.store(memory + at * K * V + square, seen.to(memory.dtype.element_ty), mask=held)
+    tl.store(last + i * K * V + square, S, mask=held)
+
+
+def vector(
+    a, w, decay, decay_f, z, last, ahead, memory, i, frames,
+    F: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """The same for the denominator: one column, without matrix units."""
+    r, c, one = tl.arange(0, KP)[:, None], tl.arange(0, KP)[None, :], tl.arange(0, KP)
+    wide, inside, held = r * K + c, (r < K) & (c < K), one < K
+    if F > 1:
+        R = gathered(w, (i * F + F - 1) * K + one, held, frames * K, PARTS)
+        tl.store(ahead + (i * F + F - 2) * K + one, R, mask=held)
+        for back in range(F - 2):
+            at = i * F + F - 2 - back
+            A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
+            U = gathered(w, at * K + one, held, frames * K, PARTS)
+            g = tl.load(decay + (F - 2 - back) * decay_f)
+            R = g * (R - tl.sum(A * R[None, :], axis=1)) + U
+            tl.store(ahead + (at - 1) * K + one, R, mask=held)
+        tl.debug_barrier()
+    Z = tl.load(z + i * K + one, mask=held, other=0.0)
+    for f in range(F):
+        at = i * F + f
+        A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
+        U = gathered(w, at * K + one, held, frames * K, PARTS)
+        g = tl.load(decay + f * decay_f)
+        Z = g * (Z - tl.sum(A * Z[None, :], axis=1)) + U
+        seen = Z + tl.load(ahead + at * K + one, mask=held & (f < F - 1), other=0.0)
+        tl.store(memory + at * K + one, seen, mask=held)
+    tl.store(last + i * K + one, Z, mask=held)
+
+
 def recurrence(
     a, u, w, decay, s, z, last, z_last, ahead, z_ahead, memory, z_memory, decay_b, decay_h, decay_f,
     F: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, PARTS: tl.constexpr,
     COLUMNS: tl.constexpr, PRECISION: tl.constexpr, MAIN: tl.constexpr,
 ):  # fmt: skip
-    """From frame to frame, back and forth: some columns of the memory of a head of a clip; or (MAIN, first) of z."""
+    """From frame to frame, back and forth: some columns of the memory of a head of a clip; or (MAIN, the last) z."""
     i = tl.program_id(0).to(tl.int64)  # head of a clip
     frames = tl.num_programs(0).to(tl.int64) * F  # of all heads and clips
     decay += i // H * decay_b + i % H * decay_h
-    r, c = tl.arange(0, KP)[:, None], tl.arange(0, KP)[None, :]
-    wide, inside = r * K + c, (r < K) & (c < K)
-    column = tl.program_id(1) - (1 if MAIN else 0)
-    if column >= 0:
-        d = column * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-        square, held = r * V + d, (r < K) & (d < V)
-        if F > 1:
-            R = gathered(u, (i * F + F - 1) * K * V + square, held, frames * K * V, PARTS)
-            tl.store(ahead + (i * F + F - 2) * K * V + square, R, mask=held)
-            for back in range(F - 2):
-                at = i * F + F - 2 - back
-                A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
-                U = gathered(u, at * K * V + square, held, frames * K * V, PARTS)
-                g = tl.load(decay + (F - 2 - back) * decay_f)
-                R = g * (R - tl.dot(A, R, input_precision=PRECISION)) + U
-                tl.store(ahead + (at - 1) * K * V + square, R, mask=held)
-            tl.debug_barrier()  # what one thread stored here another may load below
-        S = tl.load(s + i * K * V + square, mask=held, other=0.0)
-        for f in range(F):
-            at = i * F + f
-            A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
-            U = gathered(u, at * K * V + square, held, frames * K * V, PARTS)
-            g = tl.load(decay + f * decay_f)
-            S = g * (S - tl.dot(A, S, input_precision=PRECISION)) + U
-            seen = S + tl.load(ahead + at * K * V + square, mask=held & (f < F - 1), other=0.0)
-            tl.store(memory + at * K * V + square, seen.to(memory.dtype.element_ty), mask=held)
-        tl.store(last + i * K * V + square, S, mask=held)
-    else:
+    column = tl.program_id(1) * COLUMNS
+    if column < V:
+        d = column + tl.arange(0, COLUMNS)[None, :]
+        columns(a, u, decay, decay_f, s, last, ahead, memory, i, frames, d, F, K, V, KP, PARTS, PRECISION)
+    elif MAIN:
         a += PARTS * frames * K * K  # of the keys before they turn
-        one = tl.arange(0, KP)
-        live = one < K
-        if F > 1:
-            R = gathered(w, (i * F + F - 1) * K + one, live, frames * K, PARTS)
-            tl.store(z_ahead + (i * F + F - 2) * K + one, R, mask=live)
-            for back in range(F - 2):
-                at = i * F + F - 2 - back
-                A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
-                U = gathered(w, at * K + one, live, frames * K, PARTS)
-                g = tl.load(decay + (F - 2 - back) * decay_f)
-                R = g * (R - tl.sum(A * R[None, :], axis=1)) + U
-                tl.store(z_ahead + (at - 1) * K + one, R, mask=live)
-            tl.debug_barrier()
-        Z = tl.load(z + i * K + one, mask=live, other=0.0)
-        for f in range(F):
-            at = i * F + f
-            A = gathered(a, at * K * K + wide, inside, frames * K * K, PARTS)
-            U = gathered(w, at * K + one, live, frames * K, PARTS)
-            g = tl.load(decay + f * decay_f)
-            Z = g * (Z - tl.sum(A * Z[None, :], axis=1)) + U
-            seen = Z + tl.load(z_ahead + at * K + one, mask=live & (f < F - 1), other=0.0)
-            tl.store(z_memory + at * K + one, seen, mask=live)
-        tl.store(z_last + i * K + one, Z, mask=live)
+        vector(a, w, decay, decay_f, z, z_last, z_ahead, z_memory, i, frames, F, K, KP, PARTS)
 
 
 def read(
@@ -224,4 +241,8 @@ def read(
 
 
 # each with the functions that it calls, for `compiled`
-WRITTEN, RECURRENCE, READ = (written, products, turned), (recurrence, gathered), (read, turned)
+WRITTEN, RECURRENCE, READ = (
+    (written, products, turned),
+    (recurrence, columns, vector, gathered),
+    (read, turned),
+)
