@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels.gdn_stream_programs import READ, RECURRENCE, WRITTEN
-from kernels.program import compiled
+from kernels.program import INSTALLED, compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class Tuning:
 
 
 TUNING = Tuning()
-EXACT = Tuning(
+EXACT = Tuning(  # fp32 operands take twice the room
     warps=8, stages=1, columns=16, recurrence_warps=16, read_block=32, read_warps=8
-)  # fp32 operands take twice the room
+)
 
 
 def gdn_stream(
@@ -80,13 +80,18 @@ def gdn_main(
 
 
 def streams(x: Tensor, *, width: int, chunks: tuple[int, ...]) -> bool:
-    """Whether the two above can stand in for `gdn_scan`, for heads of `width` and where x is."""
+    """Whether the two above stand in for `gdn_scan`: one chunk of a 16-bit model on a GPU from Ampere on, no gradients.
+
+    width: of heads.  Models in fp32 stay with torch, whose fp32 products are as good.
+    """
     return (
         x.is_cuda
-        and x.dtype != torch.float64
+        and x.dtype in (torch.bfloat16, torch.float16)
         and len(chunks) == 1
         and width <= 128
         and not torch.is_grad_enabled()
+        and INSTALLED
+        and torch.cuda.get_device_properties(x.device).major >= 8
     )
 
 

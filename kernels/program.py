@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
+from shutil import which
 from typing import Any
+
+# Triton, and the C compiler with which it builds what starts a kernel (its edition for Windows brings one)
+INSTALLED = find_spec("triton") is not None and (
+    os.name == "nt" or any(which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+)
 
 
 @cache

@@ -72,7 +72,7 @@ def test_the_operator_is_well_formed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the tracer's own
-@pytest.mark.filterwarnings(  # of softmax blocks on a GPU: deterministic mode only warns here, which keeps it so
+@pytest.mark.filterwarnings(  # deterministic mode only warns in tests, and this operation takes that as a no
     "ignore:Memory Efficient attention defaults to a non-deterministic algorithm:UserWarning"
 )
 @pytest.mark.parametrize("compiled", [False, True])
