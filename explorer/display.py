@@ -82,6 +82,7 @@ class Display:
         self.software = any(
             s in self.gl.info["GL_RENDERER"].lower() for s in ("llvmpipe", "softpipe", "swiftshader")
         )
+        self.flip_seconds = 0.0  # that the last flip took: long where it waits for the screen
         self.fineness = Fineness(budget=0.018, way=2) if self.software else Fineness(budget=0.007, way=0)
         self._enlarge = self.gl.program(vertex_shader=QUAD, fragment_shader=ENLARGE)
         self._panel = self.gl.program(vertex_shader=QUAD, fragment_shader=PANEL)
@@ -277,7 +278,9 @@ class Display:
         if begun is not None:
             self.gl.finish()  # else flip() waits for the GPU and the screen at once
             self.fineness.drew(time.perf_counter() - begun)
+        flipping = time.perf_counter()
         pygame.display.flip()
+        self.flip_seconds = time.perf_counter() - flipping
         return shown
 
     def _draw_panel(self, panel: Panel) -> None:

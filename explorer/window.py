@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -56,11 +57,16 @@ class Action:
     text: str = ""  # typed
 
 
+def offscreen() -> bool:
+    """Whether a window that nobody sees was asked for. A GPU draws it without a screen, to be measured or filmed."""
+    return os.environ.get("SDL_VIDEODRIVER") == "offscreen"
+
+
 def require_display() -> None:
     """Raises ValueError, naming the browser as way out, where no window can be opened."""
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    if offscreen() or not sys.platform.startswith("linux"):
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ValueError(NO_DISPLAY)
 
 
@@ -81,8 +87,8 @@ class Window:
         try:
             pygame.display.init()
             pygame.font.init()
-            if pygame.display.get_driver() in ("dummy", "offscreen"):
-                raise pygame.error("no screen")
+            if pygame.display.get_driver() in ("dummy", "offscreen") and not offscreen():
+                raise pygame.error("no screen")  # SDL falls back on these by itself
             _open(size, fullscreen=fullscreen)
         except pygame.error:
             pygame.quit()
@@ -263,4 +269,8 @@ def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
     ):
         pygame.display.gl_set_attribute(attribute, value)
     kind = pygame.FULLSCREEN if fullscreen else pygame.RESIZABLE
-    pygame.display.set_mode((0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pygame, where a driver has no vsync: then the clock sets the pace
+        pygame.display.set_mode(
+            (0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind, vsync=1
+        )
