@@ -28,7 +28,8 @@ class BenchLatency:
     """Fly a scripted flight in a real window and measure every input's way to the screen.
 
     Two figures: to the first refresh that is drawn from the new pose, and to the first generated frame that obeys it,
-    the latter with its parts. Needs a display; a virtual one such as Xvfb will do.
+    the latter with its parts. Keys are posted into the window's own queue of events. Needs a display, a virtual one
+    such as Xvfb, or none with SDL_VIDEODRIVER=offscreen in the environment: a GPU draws without one.
     """
 
     seconds: Annotated[float, arg(metavar="S")] = 30.0

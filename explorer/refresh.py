@@ -1,7 +1,7 @@
 """When the window draws again, and how regularly it did. Pure; time comes in as an argument.
 
 Where a flip waits for the display, the display sets the pace, be it 60 or 144 times a second. Where it does not, because
-the driver was told so, or the window is hidden, or there is no screen, the clock does: nothing is drawn that nobody sees.
+the driver was told so, or the window is hidden, or there is no screen, the clock does, and nothing spins.
 """
 
 from __future__ import annotations
@@ -61,11 +61,8 @@ class Refreshes:
         if flying and self._newest:
             gap = now - self._newest[-1]
             self._gaps.append(gap)
-            self._count, self._seconds, self._longest = (
-                self._count + 1,
-                self._seconds + gap,
-                max(self._longest, gap),
-            )
+            self._count, self._seconds = self._count + 1, self._seconds + gap
+            self._longest = max(self._longest, gap)
         self._newest.append(now)
 
     @property

@@ -58,15 +58,19 @@ class Action:
 
 
 def offscreen() -> bool:
-    """Whether a window that nobody sees was asked for. A GPU draws it without a screen, to be measured or filmed."""
+    """Whether a window that nobody sees was asked for. EGL draws it without a screen, on the GPU if there is one."""
     return os.environ.get("SDL_VIDEODRIVER") == "offscreen"
+
+
+def has_display() -> bool:
+    """Whether there is something to open a window on."""
+    servers = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return offscreen() or bool(servers) or not sys.platform.startswith("linux")
 
 
 def require_display() -> None:
     """Raises ValueError, naming the browser as way out, where no window can be opened."""
-    if offscreen() or not sys.platform.startswith("linux"):
-        return
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_display():
         raise ValueError(NO_DISPLAY)
 
 
@@ -89,7 +93,7 @@ class Window:
             pygame.font.init()
             if pygame.display.get_driver() in ("dummy", "offscreen") and not offscreen():
                 raise pygame.error("no screen")  # SDL falls back on these by itself
-            _open(size, fullscreen=fullscreen)
+            open_gl(size, fullscreen=fullscreen)
         except pygame.error:
             pygame.quit()
             raise ValueError(NO_DISPLAY) from None
@@ -258,7 +262,8 @@ def post_quit() -> None:
     pygame.event.post(pygame.event.Event(pygame.QUIT))
 
 
-def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
+def open_gl(size: tuple[int, int], *, fullscreen: bool = False, hidden: bool = False) -> None:
+    """A window with OpenGL 3.3, whose flips wait for the display where the driver lets them. Raises pygame.error."""
     # Where Mesa draws with the CPU, it takes half the cores and leaves the others to the engine.
     os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     for attribute, value in (
@@ -269,8 +274,9 @@ def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
     ):
         pygame.display.gl_set_attribute(attribute, value)
     kind = pygame.FULLSCREEN if fullscreen else pygame.RESIZABLE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pygame, where a driver has no vsync: then the clock sets the pace
+    kind |= pygame.HIDDEN if hidden else 0
+    with warnings.catch_warnings():  # pygame warns where a driver cannot wait: then the clock sets the pace
+        warnings.simplefilter("ignore")
         pygame.display.set_mode(
             (0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind, vsync=1
         )
