@@ -60,6 +60,8 @@ class Cockpit:
         self.window, self.session, self.scenes, self.say = window, session, scenes, say
         self.display = Display(window.size)
         session.spare(1 if self.display.software else 0)
+        if self.display.software:
+            window.never_wait()
         self.brush = Brush(window.size[1])
         self.grid = Grid(len(scenes), window.size)
         self.painter = GalleryPainter(scenes)

@@ -16,7 +16,8 @@ PATIENCE = 20.0  # seconds for a driver to open a window
 
 def context() -> moderngl.Context:
     """Of the window that is open, whichever of EGL, GLX, WGL and Cocoa it was made with."""
-    return moderngl.create_context()
+    moderngl.init_context()  # create_context finds only GLX's when a process opens a second window
+    return moderngl.get_context()
 
 
 def is_cpu(renderer: str) -> bool:

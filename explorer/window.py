@@ -88,6 +88,7 @@ class Window:
     ) -> None:
         """size: of the window; of no account on a full screen."""
         require_display()
+        self._fullscreen = fullscreen
         try:
             pygame.display.init()
             pygame.font.init()
@@ -217,6 +218,10 @@ class Window:
         """Nothing held; the speed and the count of inputs stay."""
         self.hands = replace(self.hands, held=frozenset())
 
+    def never_wait(self) -> None:
+        """Flips wait for the display no longer: where the CPU draws, it has no time for that."""
+        open_gl(self.size, fullscreen=self._fullscreen, wait=False)
+
     def close(self) -> None:
         controller.quit()
         pygame.quit()
@@ -262,8 +267,13 @@ def post_quit() -> None:
     pygame.event.post(pygame.event.Event(pygame.QUIT))
 
 
-def open_gl(size: tuple[int, int], *, fullscreen: bool = False, hidden: bool = False) -> None:
-    """A window with OpenGL 3.3, whose flips wait for the display where the driver lets them. Raises pygame.error."""
+def open_gl(
+    size: tuple[int, int], *, fullscreen: bool = False, hidden: bool = False, wait: bool = True
+) -> None:
+    """A window with OpenGL 3.3; again: the same window, its context kept. Raises pygame.error.
+
+    wait: its flips wait for the display, where the driver can.
+    """
     # Where Mesa draws with the CPU, it takes half the cores and leaves the others to the engine.
     os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     for attribute, value in (
@@ -278,5 +288,5 @@ def open_gl(size: tuple[int, int], *, fullscreen: bool = False, hidden: bool = F
     with warnings.catch_warnings():  # pygame warns where a driver cannot wait: then the clock sets the pace
         warnings.simplefilter("ignore")
         pygame.display.set_mode(
-            (0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind, vsync=1
+            (0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind, vsync=int(wait)
         )

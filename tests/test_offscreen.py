@@ -24,9 +24,11 @@ window = Window((320, 240), title="t", speed=4.0)
 display = Display(window.size)
 display.still(np.load(sys.argv[1]))
 shown = display.draw(read=True)
-display.draw()
+window.never_wait()
+assert (display.draw(read=True) == shown).all()
 np.save(sys.argv[2], shown)
 window.close()
+Display(Window((64, 64), title="another", speed=4.0).size)
 """
 
 

@@ -47,6 +47,8 @@ class Show:
         )
         self.display = Display(window.size)
         session.spare(1 if self.display.software else 0)
+        if self.display.software:
+            window.never_wait()
         self.screens = Screens(self.display, scenes, station, self.rules)
         now = time.perf_counter()
         self.visit, self.visits = Visit(since=now), 0
