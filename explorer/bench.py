@@ -63,13 +63,18 @@ class BenchLatency:
             image=self.image, model=self.model, device=self.device, threads=self.threads, stats=self.out
         )
         report: dict[str, Any] = {}
-        code = fly_in_a_window(
-            fly, parse_size(self.size), script=lambda session: scripted(session, self.seconds), report=report
-        )
-        if self.out is not None:
-            write_stats(self.out, report)
-        _print(report)
-        return code
+        try:
+            return fly_in_a_window(
+                fly,
+                parse_size(self.size),
+                script=lambda session: scripted(session, self.seconds),
+                report=report,
+            )
+        finally:  # Ctrl-C loses no figures
+            if report:
+                if self.out is not None:
+                    write_stats(self.out, report)
+                _print(report)
 
 
 @dataclass(frozen=True, slots=True)
