@@ -22,7 +22,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import triton.language as tl
 
-ELEMENTS, WARPS = 4096, 4  # of a program
+ELEMENTS, WARPS = 4096, 8  # of a program
+SPREAD_ELEMENTS, SPREAD_WARPS = 2048, 4  # the same where every channel is read from another cell
 TAIL = 2  # frames that a kernel of three sees besides its own
 
 
@@ -115,11 +116,12 @@ def _launch(
     after = y.new_empty(B, TAIL, Y, X, C)
     x = y.new_empty(shape) if keep else None
     width = 1 << (C - 1).bit_length()
-    block = max(ELEMENTS // width, 1)
+    elements, warps = (SPREAD_ELEMENTS, SPREAD_WARPS) if spread else (ELEMENTS, WARPS)
+    block = max(elements // width, 1)
     _compiled()[(-(-(Y + 2) * (X + 2) // block), frames + TAIL, B)](
         y.contiguous(), bias, None if skip is None else skip.contiguous(),
         y if tail is None else tail.to(y.dtype).contiguous(), p, after, x, frames, Y, X, int(tail is None),
-        C=C, WIDTH=width, BLOCK=block, NORM=norm, SPREAD=spread, num_warps=WARPS,
+        C=C, WIDTH=width, BLOCK=block, NORM=norm, SPREAD=spread, num_warps=warps,
     )  # fmt: skip
     return ConvInput(p, after, x)
 

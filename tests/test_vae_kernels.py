@@ -111,7 +111,7 @@ def test_impossible_shapes_are_refused() -> None:
 
 def small() -> tuple[Vae, Vae]:
     """The same decoder twice: as it runs here, and as an oracle in fp64."""
-    config = replace(SMALL_VAE, decoder_widths=(16, 8), decoder_layers=(1, 2, 1))
+    config = replace(SMALL_VAE, decoder_widths=(16, 8), decoder_layers=(2, 2, 1))
     ours, exact = (filled(Vae(config)).requires_grad_(False) for _ in range(2))
     assert isinstance(ours, Vae)
     assert isinstance(exact, Vae)
@@ -124,12 +124,10 @@ def fused(vae: Vae, together: int) -> PictureDecoder:
     return decoder
 
 
-LATENTS = normal(3, 1, 8, 4, 2, 3)
+LATENTS = normal(3, 1, 8, 3, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("cuts", "together"), [((0, 4), 4), ((0, 1, 4), 3), ((0, 2, 4), 1), ((0, 1, 2, 4), 2)]
-)
+@pytest.mark.parametrize(("cuts", "together"), [((0, 3), 3), ((0, 1, 3), 1)])
 def test_the_decoder_equals_the_plain_one(cuts: tuple[int, ...], together: int) -> None:
     """However the stream is cut: pictures of the whole clip in fp64, and the tails that the plain decoder leaves."""
     ours, exact = small()
@@ -146,29 +144,18 @@ def test_the_decoder_equals_the_plain_one(cuts: tuple[int, ...], together: int) 
 
 
 def test_states_of_both_decoders_are_the_same_thing() -> None:
-    """A flight saved by one goes on in the other."""
+    """A flight saved by one goes on in the other, and the state that it went on from stays as it was."""
     ours, exact = small()
     _, state = exact.decode(LATENTS[:, :, :1].double())
     given = DecoderState(tuple(t.to(DEVICE, torch.float32) for t in state.tails))
-    pictures, after = fused(ours, 2).decode(LATENTS[:, :, 1:3].to(DEVICE), given)
-    frames, _ = exact.decode(LATENTS[:, :, 1:3].double(), state)
+    kept = [t.clone() for t in given.tails]
+    pictures, after = fused(ours, 2).decode(LATENTS[:, :, 1:].to(DEVICE), given)
+    frames, want = exact.decode(LATENTS[:, :, 1:].double(), state)
     assert_alike(torch.stack([torch.from_numpy(x) for x in pictures]), to_uint8(frames)[0])
+    assert all(torch.equal(a, b) for a, b in zip(kept, given.tails, strict=True))
     back = DecoderState(tuple(t.cpu().double() for t in after.tails))
-    pictures, _ = fused(ours, 3).decode(LATENTS[:, :, 3:].to(DEVICE), after)
-    frames, _ = exact.decode(LATENTS[:, :, 3:].double(), back)
-    assert_alike(torch.stack([torch.from_numpy(x) for x in pictures]), to_uint8(frames)[0])
-
-
-def test_an_old_state_stays_valid() -> None:
-    ours, _ = small()
-    decoder = fused(ours, 1)
-    _, state = decoder.decode(LATENTS[:, :, :1].to(DEVICE), None)
-    kept = [t.clone() for t in state.tails]
-    once, again = (
-        [x.copy() for x in decoder.decode(LATENTS[:, :, 1:3].to(DEVICE), state)[0]] for _ in range(2)
-    )
-    assert all((a == b).all() for a, b in zip(once, again, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(kept, state.tails, strict=True))
+    (a, _), (b, _) = (exact.decode(LATENTS[:, :, :1].double(), s) for s in (back, want))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def assert_alike(ours: Tensor, want: Tensor) -> None:
