@@ -17,14 +17,14 @@ from torch import Tensor
 from engine.vae import DecoderState, Vae, to_uint8
 from engine.vae_fused import rise, trunk, trunk_length
 
+Part = tuple[Tensor, torch.cuda.Event | None]  # uint8 [P, Y, X, 3] on the host, and when it is there
+
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """Pictures of a chunk, of which the last may still be in the making. Iterating waits only for what it gives."""
 
-    parts: tuple[
-        tuple[Tensor, torch.cuda.Event | None], ...
-    ]  # uint8 [P, Y, X, 3] on the host, and when it is there
+    parts: tuple[Part, ...]
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for pixels, arrived in self.parts:
@@ -37,7 +37,12 @@ class PictureDecoder:
     """Decodes a stream of latents of one clip at a time, holding nothing of it."""
 
     def __init__(self, vae: Vae, *, together: int) -> None:
-        """together: latent frames decoded at once above the size of the latents. More need more memory."""
+        """together: latent frames decoded at once above the size of the latents. More need more memory.
+
+        Raises ValueError for a decoder that looks ahead. Its weights become channels last in memory on a GPU.
+        """
+        if not vae.config.decoder_causal:
+            raise ValueError("this autoencoder looks ahead and cannot stream: decode the whole clip")
         self.vae, self.together = vae, together
         device = vae.latents_mean.device
         self.fused = device.type == "cuda" and find_spec("triton") is not None
@@ -51,7 +56,7 @@ class PictureDecoder:
     def decode(self, latents: Tensor, state: DecoderState | None) -> tuple[Pictures, DecoderState]:
         """latents: [1, C, F, h, w] normalised.  state: as in `Vae.decode`.
 
-        Nothing here waits for a GPU. Raises ValueError for a decoder that looks ahead.
+        Nothing here waits for a GPU.
         """
         return (self._fused if self.fused else self._plain)(latents, state)
 
@@ -74,7 +79,7 @@ class PictureDecoder:
         assert high is not None
         return Pictures(tuple(parts)), DecoderState(tails + high)
 
-    def _sent(self, pixels: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    def _sent(self, pixels: Tensor) -> Part:
         """On its way to the host."""
         if self._copies is None:
             return pixels, None

@@ -112,6 +112,10 @@ def _launch(
     spread: bool,
 ) -> ConvInput:
     B, frames, Y, X, C = shape
+    if tail is not None and tail.shape != (B, TAIL, Y, X, C):
+        raise ValueError(
+            f"a tail of shape {tuple(tail.shape)}: before {tuple(shape)} it must be {(B, TAIL, Y, X, C)}"
+        )
     p = y.new_empty(B, frames + TAIL, Y + 2, X + 2, C)
     after = y.new_empty(B, TAIL, Y, X, C)
     x = y.new_empty(shape) if keep else None

@@ -107,6 +107,14 @@ def test_impossible_shapes_are_refused() -> None:
         conv_input(y)
     with pytest.raises(ValueError, match=r"a skip of shape \(1, 1, 1, 4, 8\)"):
         conv_input(y.expand(1, 2, 1, 4, 8), skip=y)
+    with pytest.raises(ValueError, match=r"a tail of shape \(1, 1, 1, 4, 8\)"):
+        conv_input(y.expand(1, 1, 2, 4, 8), tail=y)
+
+
+def test_a_decoder_that_looks_ahead_makes_no_stream() -> None:
+    vae = Vae(replace(SMALL_VAE, decoder_causal=False))
+    with pytest.raises(ValueError, match="looks ahead"):
+        PictureDecoder(vae, together=1)
 
 
 def small() -> tuple[Vae, Vae]:
