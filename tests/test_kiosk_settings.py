@@ -82,6 +82,8 @@ def test_the_example_says_the_defaults_and_names_every_key() -> None:
 
 def toml(value: Any) -> str:
     """A value as TOML writes it; JSON strings are TOML strings."""
+    if value is None:
+        return '""'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -98,6 +100,7 @@ stations = st.builds(
         World,
         threads=st.integers(0, 256),
         scenes=names,
+        prompt=st.from_regex(r"[a-z ]{0,30}", fullmatch=True),
         speed=st.floats(0.1, 30.0),
         device=st.sampled_from(["auto", "cpu", "cuda"]),
     ),
