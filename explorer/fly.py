@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from engine.container import require_same_world, weights_hash
+from engine.container import require_same_world
+from engine.identity import weights_of
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.choice import WorldChoice
 from explorer.controls import SPEED_MAX, SPEED_MIN
+from explorer.flight import read_prompt
 from explorer.worldfile import SUFFIX, open_world
 
 if TYPE_CHECKING:
@@ -121,10 +123,15 @@ class Fly(WorldChoice):
                 raise ValueError(f"{path} goes on as it was saved: leave out {flag}")
         scene = open_world(path)
         assert scene.past is not None
-        require_same_world(
-            path, scene.past.record, world=self.model, weights=weights_hash(assets / self.model)
-        )
+        weights = weights_of(self.model, assets=assets, setup=self.setup)
+        require_same_world(path, scene.past.record, world=self.model, weights=weights)
         return scene
+
+    def going_on(self, scene: Scene) -> Fly:
+        """The same flags with the prompt of a saved flight, so that what is begun after it is dreamed under it too."""
+        if scene.past is None or self.model != "sana-wm":
+            return self
+        return replace(self, prompt=read_prompt(scene.past.record))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -156,6 +163,7 @@ def fly_in_a_window(
     speed = fly.cruise if fly.speed is not None or fly.model != "pocket" else settings.flight.speed
     fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=speed)
     scenes = fly.scenes(assets) if script is None else fly.scenes(assets)[:1]
+    fly = fly.going_on(scenes[0])
     _require_display()
     session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
     try:

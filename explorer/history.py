@@ -6,7 +6,7 @@ Owned by the main thread, in the process of the window: none of it is lost when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from engine.frame import Frame
 from explorer.assets import Scene
 from explorer.messages import Kept
 from explorer.recorder import pick_evenly
-from explorer.reel import Pixels, Reel, develop
+from explorer.reel import Pixels, Reel, Shot, develop, taken, thumbnail
 from explorer.spool import DISK, MEMORY, Spool
 from explorer.timeline import Rows, Timeline, pose_row
 from explorer.worldfile import THUMBNAILS, Past, write_world
@@ -30,7 +30,10 @@ class History:
         self.spool = Spool(memory=memory, disk=disk)
         self.timeline = Timeline()
         self.reel = Reel()
-        self._since: list[Frame] = []  # frames after the newest moment
+        self._since: list[tuple[Frame, Future[Shot]]] = []  # frames after the newest moment
+        self._camera = ThreadPoolExecutor(
+            1, thread_name_prefix="reel"
+        )  # compresses: 24 large frames take a while
         self._rows: list[tuple[float, ...]] = []  # poses whose state found no room
         self._past: Past | None = None
 
@@ -58,20 +61,20 @@ class History:
 
     def flown(self, frames: Iterable[Frame]) -> None:
         """A chunk has arrived."""
-        self._since += frames
+        self._since += [(frame, self._camera.submit(taken, frame)) for frame in frames]
 
     def kept(self, kept: Kept) -> None:
         """Its state has: a moment to return to."""
-        frames = [f for f in self._since if f.index <= kept.index]
-        self._since = [f for f in self._since if f.index > kept.index]
-        self._rows += [pose_row(f.pose) for f in frames]
-        if not kept.size or not frames:
+        flown = [(frame, shot) for frame, shot in self._since if frame.index <= kept.index]
+        self._since = self._since[len(flown) :]
+        self._rows += [pose_row(frame.pose) for frame, _ in flown]
+        if not kept.size or not flown:
             return
         rows, self._rows = np.array(self._rows), []
         grown = self.timeline.grow(index=kept.index, poses=rows)
         assert grown.here is not None
         self.spool.keep(grown.here, kept.path, kept.size)
-        self.reel.add(grown.here, frames)
+        self.reel.put(grown.here, [shot.result() for _, shot in flown], thumbnail(flown[-1][0].pixels))
         self.timeline = self.spool.settle(grown)
         for id in grown.moments.keys() - self.timeline.moments.keys():
             self.reel.forget(id)
@@ -124,6 +127,7 @@ class History:
         )
 
     def close(self) -> None:
+        self._camera.shutdown()
         self.spool.close()
 
 
