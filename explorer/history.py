@@ -22,6 +22,9 @@ from explorer.timeline import Rows, Timeline, pose_row
 from explorer.worldfile import THUMBNAILS, Past, write_world
 
 
+Row = tuple[float, ...]  # a pose, as `pose_row` makes it
+
+
 class History:
     """Fed with chunks and what was kept of them; asked where a moment lies."""
 
@@ -30,11 +33,9 @@ class History:
         self.spool = Spool(memory=memory, disk=disk)
         self.timeline = Timeline()
         self.reel = Reel()
-        self._since: list[tuple[Frame, Future[Shot]]] = []  # frames after the newest moment
-        self._camera = ThreadPoolExecutor(
-            1, thread_name_prefix="reel"
-        )  # compresses: 24 large frames take a while
-        self._rows: list[tuple[float, ...]] = []  # poses whose state found no room
+        self._since: list[tuple[int, Row, Future[Shot]]] = []  # frames after the newest moment
+        self._camera = ThreadPoolExecutor(1, "reel")  # compresses: 24 large frames take a while
+        self._rows: list[Row] = []  # poses whose state found no room
         self._past: Past | None = None
 
     def begin(self, scene: Scene) -> None:
@@ -61,20 +62,21 @@ class History:
 
     def flown(self, frames: Iterable[Frame]) -> None:
         """A chunk has arrived."""
-        self._since += [(frame, self._camera.submit(taken, frame)) for frame in frames]
+        self._since += [(frame.index, pose_row(frame.pose), self._camera.submit(taken, frame)) for frame in frames]
 
     def kept(self, kept: Kept) -> None:
         """Its state has: a moment to return to."""
-        flown = [(frame, shot) for frame, shot in self._since if frame.index <= kept.index]
+        flown = [item for item in self._since if item[0] <= kept.index]
         self._since = self._since[len(flown) :]
-        self._rows += [pose_row(frame.pose) for frame, _ in flown]
+        self._rows += [row for _, row, _ in flown]
         if not kept.size or not flown:
             return
         rows, self._rows = np.array(self._rows), []
         grown = self.timeline.grow(index=kept.index, poses=rows)
         assert grown.here is not None
         self.spool.keep(grown.here, kept.path, kept.size)
-        self.reel.put(grown.here, [shot.result() for _, shot in flown], thumbnail(flown[-1][0].pixels))
+        shots = [shot.result() for _, _, shot in flown]
+        self.reel.put(grown.here, shots, thumbnail(develop(shots[-1])))
         self.timeline = self.spool.settle(grown)
         for id in grown.moments.keys() - self.timeline.moments.keys():
             self.reel.forget(id)
