@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from engine.container import require_same_world
 from engine.identity import weights_of
+from engine.setup import GB
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.choice import WorldChoice
 from explorer.controls import SPEED_MAX, SPEED_MIN
@@ -165,7 +166,15 @@ def fly_in_a_window(
     scenes = fly.scenes(assets) if script is None else fly.scenes(assets)[:1]
     fly = fly.going_on(scenes[0])
     _require_display()
-    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
+    session = Session(
+        fly.model,
+        assets=assets,
+        device=fly.device,
+        threads=fly.threads,
+        setup=fly.setup,
+        memory=int(settings.timeline.memory * GB),
+        disk=int(settings.timeline.disk * GB),
+    )
     try:
         with nullcontext() if script is None else script(session):
             return _cockpit(fly, session, scenes, size, settings, report)

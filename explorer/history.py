@@ -62,7 +62,9 @@ class History:
 
     def flown(self, frames: Iterable[Frame]) -> None:
         """A chunk has arrived."""
-        self._since += [(frame.index, pose_row(frame.pose), self._camera.submit(taken, frame)) for frame in frames]
+        self._since += [
+            (frame.index, pose_row(frame.pose), self._camera.submit(taken, frame)) for frame in frames
+        ]
 
     def kept(self, kept: Kept) -> None:
         """Its state has: a moment to return to."""

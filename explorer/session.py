@@ -48,10 +48,10 @@ class Session:
         device: str = "auto",
         threads: int | None = None,
         setup: Setup | None = None,
-        memory: int | None = None,
-        disk: int | None = None,
+        memory: int = 0,
+        disk: int = 0,
     ) -> None:
-        """memory, disk: bytes for the states that one can return to; None: what suits the world."""
+        """memory, disk: bytes for the states that one can return to; 0: what suits the world."""
         usual = budgets(model)
         self.history = History(memory=memory or usual[0], disk=disk or usual[1])
         self._options: dict[str, Any] = dict(

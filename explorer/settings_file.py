@@ -23,6 +23,7 @@ SECTIONS = {
     "flight": "how a flight begins",
     "hud": "what lies over the picture",
     "recording": "films and pictures",
+    "timeline": "the moments that one can return to",
 }
 
 

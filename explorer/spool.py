@@ -22,7 +22,7 @@ from explorer.timeline import Timeline
 
 T = TypeVar("T")
 MEMORY, DISK = 512 << 20, 4 << 30  # bytes
-LARGE = 16 << 30, 32 << 30  # the same for worlds of large states
+LARGE = 16 * 10**9, 32 * 10**9  # the same for worlds of large states
 ROOM = 256 << 20  # bytes that must be free where states lie in memory
 SHARED = Path("/dev/shm")
 PREFIX = "world-explorer-"

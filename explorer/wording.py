@@ -11,6 +11,7 @@ from explorer.paint import Brush, premultiplied
 from explorer.theme import ALERT, INK, QUIET
 
 LONGEST, LONGEST_TEXT = 80, 1000  # characters: of words from a vocabulary, and of a text
+WIDTH = 660  # pixels, in a window 800 pixels high
 ROWS = 6  # lines of a text that are seen; of a longer one the last
 HINT = "describe the world, such as  snowy pines at dusk     Enter: do it     Esc: leave it"
 HINT_TEXT = "describe the world in a sentence or more     Enter: do it     Esc: leave it"
@@ -55,7 +56,7 @@ class Wording:
 
     def _row(self, brush: Brush) -> pygame.Surface:
         """One line, of which the end is seen, under what is wrong with it."""
-        width, pad, row = brush.px(660), brush.px(20), brush.px(24)
+        width, pad, row = brush.px(WIDTH), brush.px(20), brush.px(24)
         lines = brush.wrapped(self.complaint, width - 2 * pad) if self.complaint else []
         card = brush.card(width, brush.px(84) + row * len(lines))
         for i, words in enumerate(lines):
@@ -72,7 +73,7 @@ class Wording:
 
     def _page(self, brush: Brush) -> pygame.Surface:
         """As many lines as the text takes."""
-        width, pad, row = brush.px(760), brush.px(20), brush.px(26)
+        width, pad, row = brush.px(WIDTH), brush.px(20), brush.px(26)
         lines = brush.wrapped(self.line + "|", width - 2 * pad)[-ROWS:]
         card = brush.card(width, brush.px(58) + row * len(lines))
         for i, words in enumerate(lines):
