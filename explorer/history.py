@@ -21,7 +21,6 @@ from explorer.spool import DISK, MEMORY, Spool
 from explorer.timeline import Rows, Timeline, pose_row
 from explorer.worldfile import THUMBNAILS, Past, write_world
 
-
 Row = tuple[float, ...]  # a pose, as `pose_row` makes it
 
 
