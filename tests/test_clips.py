@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import av
@@ -15,13 +17,18 @@ from safetensors.torch import save_file
 
 from engine.clips import SanaClips
 from engine.convert import write_record
+from engine.converted import read_parts
+from engine.identity import weights_of
 from engine.model import WorldModel
+from engine.prompt import embedded, kept_text
 from engine.random_weights import random_module
 from engine.refiner_model import RefinerModel
 from engine.release import RELEASES, Release
+from engine.setup import Setup
 from engine.vae import Vae
 from explorer.app import main
 from explorer.job import Job
+from explorer.reading import Reading
 from tests import encoders
 from tests.tiny import hills, tiny_assets
 from tests.tiny_sana import SIZES
@@ -93,6 +100,16 @@ def decoded(path: str) -> np.ndarray:
         return np.stack([f.to_ndarray(format="rgb24") for f in film.decode(video=0)])
 
 
+def converted_copy(release: Path, folder: Path) -> Path:
+    """The same with one number changed."""
+    shutil.copytree(release, folder)
+    file = folder / "world" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    return folder
+
+
 LINE = "render photo.png --path w-30 --steps 4 --device cpu --memory 80 --refiner on --threads 1"
 
 
@@ -102,6 +119,40 @@ def test_a_prompt_reaches_the_film(here: Path) -> None:
         assert main([*LINE.split(), "--model", "sana-wm", "--prompt", prompt, "--out", f"{name}.mp4"]) == 0
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes() != Path("c.mp4").read_bytes()
     assert len(decoded("a.mp4")) == 31
+
+
+def test_a_prompt_is_read_by_a_process_of_its_own(here: Path) -> None:
+    """Both encoders are loaded there, once: what it read is kept on disk for every engine to come."""
+    setup = Setup(prompt="sun", memory=80)
+    reading, steps = Reading(setup, here / "1.text", refiner=True), set()
+    deadline = time.perf_counter() + 60
+    while (done := reading.poll()) is None:
+        steps.add(reading.step)
+        assert time.perf_counter() < deadline
+        time.sleep(0.001)
+    assert (done.why, "loading the text encoder" in steps) == ("", True)
+    parts, said = read_parts(setup), []
+    known = embedded(setup, sizes=parts.sizes, folder=parts.folder, refiner=True, on_step=said.append)
+    assert not said
+    text = kept_text(here / "1.text")
+    for f in fields(text):
+        assert torch.equal(getattr(text, f.name), getattr(known, f.name)), f.name
+    fog = embedded(replace(setup, prompt="fog"), sizes=parts.sizes, folder=parts.folder, refiner=True)
+    assert not torch.equal(text.world, fog.world)
+    assert fog.refiner is not None
+    assert text.refiner is not None
+    assert not torch.equal(text.refiner, fog.refiner)
+
+
+def test_flights_know_their_weights(here: Path, models: Path) -> None:
+    names = [Setup(variant=name) for name in RELEASES] + [Setup(random_weights=True)]
+    known = {weights_of("sana-wm", assets=here, setup=setup) for setup in names}
+    # The variants here are drawn alike; random weights are none of them.
+    assert len(known) == 2
+    other = converted_copy(models / "sana-wm-streaming", here / "other")
+    assert weights_of("sana-wm", assets=here, setup=Setup(weights=other)) not in known
+    with pytest.raises(ValueError, match="explorer download sana-wm-streaming"):
+        weights_of("sana-wm", assets=here, setup=Setup(weights=here / "none"))
 
 
 @pytest.mark.parametrize("model", ["sana-wm-bidirectional", "sana-wm-chunk-causal"])

@@ -224,3 +224,12 @@ def test_a_text_of_another_shape_is_refused(engine: SanaEngine) -> None:
     with pytest.raises(ValueError, match="not read for the refiner"):
         engine.retold(state, replace(text, refiner=None, refiner_mask=None))
     assert torch.equal(engine.retold(state, engine.text).text, state.text)
+
+
+def test_the_benchmark_runs() -> None:
+    """The script for a GPU machine, at tiny size."""
+    from benchmarks import keep_sana
+
+    result = keep_sana.run(SETUP, device="cpu", chunks=2, say=lambda step: None)
+    assert result["same"] == 1.0
+    assert result["bytes"] > 0
