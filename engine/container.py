@@ -88,9 +88,8 @@ def weights_hash(folder: Path) -> str:
 def require_same_world(path: Path, record: Mapping[str, Any], *, world: str, weights: str) -> None:
     """Raises ValueError where a flight was made by another model, or by other weights of the same."""
     if record.get("world") != world:
-        raise ValueError(
-            f"{path} was flown in {record.get('world')!r}, not in {world!r}: open it with --model {record.get('world')}"
-        )
+        other = str(record.get("world"))[:40]
+        raise ValueError(f"{path} was flown in {other!r}, not in {world!r}: open it with --model {other}")
     if record.get("weights") != weights:
         raise ValueError(
             f"{path} was flown with other weights of {world}: open it with the program version that saved it"

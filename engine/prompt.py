@@ -97,7 +97,8 @@ def keep_text(path: Path, text: Text) -> None:
 def kept_text(path: Path) -> Text:
     """What `keep_text` wrote. Raises ValueError."""
     arrays, record = container.read(path)
-    return rebuild(Text, arrays, record.get("state") or {})
+    state = record.get("state")
+    return rebuild(Text, arrays, state if isinstance(state, dict) else {})
 
 
 def random_text(sizes: Sizes, *, seed: int = 0) -> Text:

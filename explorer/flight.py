@@ -61,7 +61,7 @@ def save_flight(path: Path, flight: Flight, engine: World) -> int:
 
 def open_flight(path: Path, engine: World, *, id: int, used: Steering) -> Flight:
     """The flight in a file that `save_flight` wrote, or a .world file. Raises ValueError, one sentence."""
-    from engine.snapshot import restore
+    from engine.restore import restore
 
     arrays, record = container.read(path)
     container.require_same_world(path, record, world=engine.spec.name, weights=engine.weights)

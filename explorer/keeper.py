@@ -54,6 +54,9 @@ class Keeper:
         self._under_way = [future for future in self._under_way if not future.done()]
         if len(self._under_way) > (1 if flight.state.chunk == 0 else 0):
             return
+        if not self._has_memory(count):
+            self._tell(Kept(flight=flight.id, index=flight.index - 1, path=Path(), size=0, seconds=0.0))
+            return
         state, landed = self._leaving(flight.state)
 
         def write() -> None:
@@ -81,6 +84,15 @@ class Keeper:
                 continue
         seconds = time.perf_counter() - started
         self._tell(Kept(flight=flight.id, index=flight.index - 1, path=path, size=size, seconds=seconds))
+
+    def _has_memory(self, count: int) -> bool:
+        """Whether the machine can pin that much once more; after the first time it has it."""
+        import torch
+
+        from engine.opening import free_memory
+
+        on_gpu = self._engine.device.type == "cuda"
+        return not on_gpu or self._stream is not None or free_memory(torch.device("cpu")) > 3 * count
 
     def _leaving(self, state: StreamState) -> tuple[StreamState, Callable[[], None]]:
         """The state in main memory once the function returns. What is on the CPU is a value and stays where it is."""

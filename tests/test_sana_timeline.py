@@ -18,7 +18,7 @@ import torch
 from engine import container
 from engine.camera import Intrinsics, Pose
 from engine.opening import open_sana
-from engine.prompt import random_text
+from engine.prompt import keep_text, random_text
 from engine.sana import SanaEngine
 from engine.snapshot import flatten
 from explorer.assets import load_gallery
@@ -146,10 +146,11 @@ def test_another_prompt_in_flight(session: Session, assets: Path) -> None:
     assert container.read(session.history.spool.path(0))[1]["prompt"] == "a harbour in fog"
 
 
-def test_a_resting_engine_wakes_for_a_prompt(session: Session, assets: Path) -> None:
+def test_a_resting_engine_wakes_for_a_prompt(session: Session, assets: Path, tmp_path: Path) -> None:
+    keep_text(tmp_path / "1.text", random_text(SIZES, seed=7))
     session.begin(load_gallery(assets / "gallery")[0])
     run(session, Steering(), lambda _: session.stage == "resting")
-    session.retell("snow")
+    session.engine.retell("snow", tmp_path / "1.text")
     run(session, Steering(), lambda _: session.teller.news == "Prompt: snow")
 
 

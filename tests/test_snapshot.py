@@ -17,9 +17,10 @@ from engine.config import POCKET_CODEC, WORLDS, memory_channels
 from engine.engine import Chunk, Engine
 from engine.model import WorldModel
 from engine.opening import open_sana
+from engine.restore import restore
 from engine.sampler import SamplerState
 from engine.sana import SanaEngine
-from engine.snapshot import flatten, rebuild, restore
+from engine.snapshot import flatten, rebuild
 from engine.state import StreamState
 from tests.tiny import CODEC, MODEL, hills
 from tests.tiny_sana import SETUP
