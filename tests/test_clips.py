@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.camera import Pose
 from engine.clips import SanaClips
 from engine.convert import write_record
 from engine.converted import read_parts
 from engine.identity import weights_of
 from engine.model import WorldModel
+from engine.opening import open_sana
 from engine.prompt import embedded, kept_text
 from engine.random_weights import random_module
 from engine.refiner_model import RefinerModel
@@ -27,8 +29,16 @@ from engine.release import RELEASES, Release
 from engine.setup import Setup
 from engine.vae import Vae
 from explorer.app import main
+from explorer.assets import photograph
+from explorer.controls import Steering
+from explorer.flight import Flight, save_flight
+from explorer.fly import Fly
 from explorer.job import Job
+from explorer.pilot import PilotState
 from explorer.reading import Reading
+from explorer.timeline import pose_row
+from explorer.unattended import frames_of, plan
+from explorer.worldfile import write_world
 from tests import encoders
 from tests.tiny import hills, tiny_assets
 from tests.tiny_sana import SIZES
@@ -153,6 +163,47 @@ def test_flights_know_their_weights(here: Path, models: Path) -> None:
     assert weights_of("sana-wm", assets=here, setup=Setup(weights=other)) not in known
     with pytest.raises(ValueError, match="explorer download sana-wm-streaming"):
         weights_of("sana-wm", assets=here, setup=Setup(weights=here / "none"))
+
+
+def test_a_saved_flight_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A converted release: what follows from the file is, bit for bit, what would have followed."""
+    torch.set_num_threads(1)
+    engine = open_sana(Setup(prompt="fog", memory=80, refiner="on"), device="cpu")
+    scene = photograph(Path("photo.png"))
+    picture, lens = scene.picture(SIZES.width, SIZES.height)
+    chunk = engine.start(picture, pose=Pose(), intrinsics=lens)
+    chunk = engine.step(chunk.state, [Pose()] * 24, intrinsics=lens)
+    flight = Flight(
+        id=1,
+        intrinsics=lens,
+        state=chunk.state,
+        pilot=PilotState(Pose()),
+        used=Steering(),
+        index=25,
+        prompt="fog",
+    )
+    save_flight(here / "state", flight, engine)
+    shown = chunk.frames[-1].pixels
+    way = np.tile(pose_row(Pose()), (25, 1))
+    pictures = dict(picture=picture, shown=shown, trajectory=way, thumbnails=[])
+    write_world(here / "my.world", here / "state", scene=scene, **pictures)
+
+    fly = Fly(image="my.world", model="sana-wm", device="cpu", memory=80, refiner="on")
+    opened = fly.scenes(here)[0]
+    assert fly.going_on(opened).setup.prompt == "fog"
+    ahead = plan(replace(fly, path="w-24", out=Path("a.mp4")), here)
+    frames = list(frames_of(engine, ahead))
+    rest = engine.step(chunk.state, ahead.poses[1:25], intrinsics=lens).frames
+    assert np.array_equal(frames[0].pixels, shown)
+    assert [f.index for f in frames] == list(range(24, 49))
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames[1:], rest, strict=True))
+    for flags, why in (
+        ("", "--model sana-wm"),
+        ("--model sana-wm --prompt x", "leave out --prompt"),
+        ("--model sana-wm --random-weights", "other weights"),
+    ):
+        assert main(["fly", "my.world", "--out", "a.mp4", *flags.split()]) == 2
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["sana-wm-bidirectional", "sana-wm-chunk-causal"])
