@@ -31,10 +31,9 @@ from engine.frame import Frame
 from engine.generator import Generator
 from engine.memory import begin, insert
 from engine.model import WorldModel
-from engine.recall import Draw, Recalled, checked, first_source, frame_source, recall
+from engine.recall import Draw, Recalled, checked, draw_on, first_source, frame_source, recall
 from engine.schedule import chunk_noise
 from engine.state import StreamState
-from engine.warp import warp
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 BLOCK, END = 32 << 20, 64 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
@@ -239,9 +238,9 @@ class Engine:
             torch.set_num_threads(threads)
 
     def _draw(self) -> Draw:
-        """The native warp on a CPU as soon as it is compiled, else the one in torch."""
+        """The native warp on a CPU as soon as it is compiled, else the one for the device."""
         if self._native is None or not self._native.is_set():
-            return warp
+            return draw_on(self.device)
         from engine.warp_cpu import warp as native
 
         return native

@@ -30,6 +30,10 @@ from engine.snapshot import form
 from engine.state import StreamState
 from engine.vae import DecoderState, Vae, to_uint8
 
+UNTIL_STEADY = (
+    4  # chunks: chunk 0, a window that fills, the first of the steady shape, the one that is captured
+)
+
 
 class SanaEngine:
     """Holds weights and the text of its prompt, and nothing of any flight."""
@@ -57,7 +61,7 @@ class SanaEngine:
         self.spec, self.vae, self.decode_together = spec, vae, decode_together
         self.weights = weights
         self._form: StreamState | None = None
-        self.generator = Generator(model)
+        self.generator = Generator(model, fast=vae.latents_mean.is_cuda)
         self.refiner = None if refiner is None else Refiner(refiner)
         self.device = vae.latents_mean.device
         self.text, self.refining = text.to(self.device), refining
@@ -90,7 +94,7 @@ class SanaEngine:
         text = self.text if prompt is None else prompt.to(self.device)
         still = self.vae.encode_picture(self._pixels(picture))
         still = still.to(self.generator.dtype).float()  # the release keeps latents in the dtype of the model
-        camera = pose_tensor([pose])
+        camera = pose_tensor([pose]).to(self.device)
         state = self.generator.begin(
             still,
             text=text.world,
@@ -120,7 +124,7 @@ class SanaEngine:
         clock = Clock()
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
         noise = self._other_noise(state, attempt) if attempt else None
-        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor, noise=noise)
+        latents, after = self.generator.step(state, cond=cond, anchor=anchor, noise=noise)
         latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
         clock.lap("denoise")
         if state.refiner is not None:
@@ -163,12 +167,12 @@ class SanaEngine:
         return self._form
 
     def warm_up(self) -> None:
-        """Run two chunks, the first of which is longer, so that real ones are as fast as the rest."""
+        """Run chunks until real ones are as fast as they get: the first are longer, and on a GPU one compiles."""
         spec = self.spec
         lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
         grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
         chunk = self.start(grey, pose=Pose(), intrinsics=lens)
-        for _ in range(2):
+        for _ in range(2 if self.generator.steady is None else UNTIL_STEADY):
             chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
         self._form = form(chunk.state)
 
@@ -182,9 +186,10 @@ class SanaEngine:
         """
         config, opens = self.generator.config, state.frame == 0
         assert state.anchor is not None
+        poses = poses.to(self.device)
         if opens:
             poses = torch.cat([state.anchor.camera[:, None].to(poses), poses], dim=1)
-        rows = torch.from_numpy(intrinsics.row).expand(1, poses.shape[1], 4)
+        rows = torch.from_numpy(intrinsics.row).to(self.device).expand(1, poses.shape[1], 4)
         cond, anchor = condition_chunk(
             None if opens else state.anchor, poses, rows, frame=state.frame, grid=self.grid, config=config
         )

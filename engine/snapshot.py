@@ -2,7 +2,8 @@
 
 `flatten` takes any frozen dataclass of tensors, numbers, further dataclasses and tuples of them; `rebuild` puts it
 together again by the types of its fields. Numbers that NumPy has no type for (bfloat16) are stored as the 16 bits
-they are, and listed in the record. What comes from somebody else goes through `engine.restore`.
+they are, and listed in the record; so is the order of axes in memory where it is another one than usual, for kernels are
+chosen by it. What comes from somebody else goes through `engine.restore`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ def flatten(value: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     numbers: dict[str, Any] = {}
     bits: list[str] = []
+    orders: dict[str, list[int]] = {}
 
     def put(name: str, value: Any) -> None:
         if isinstance(value, Tensor):
             if value.dtype == torch.bfloat16:
                 bits.append(name)
                 value = value.view(torch.int16)
+            if not value.is_contiguous():
+                orders[name] = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
+                value = value.permute(orders[name])
             arrays[name] = value.detach().contiguous().cpu().numpy()
         elif is_dataclass(value):
             for f in fields(value):
@@ -55,16 +60,16 @@ def flatten(value: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             raise TypeError(f"{name} is a {type(value).__name__}, which cannot be kept")
 
     put(ROOT, value)
-    return arrays, {"numbers": numbers, "bfloat16": bits}
+    return arrays, {"numbers": numbers, "bfloat16": bits, "orders": orders}
 
 
 def rebuild(kind: type[V], arrays: Arrays, record: Mapping[str, Any], *, device: Any = "cpu") -> V:
     """The value of type `kind` that `flatten` saw. Raises ValueError where there is none, or something is left over."""
-    numbers, bits = record.get("numbers"), record.get("bfloat16")
-    if not isinstance(numbers, dict) or not isinstance(bits, list):
+    numbers, bits, orders = record.get("numbers"), record.get("bfloat16"), record.get("orders", {})
+    if not isinstance(numbers, dict) or not isinstance(bits, list) or not isinstance(orders, dict):
         raise ValueError("the saved state has no list of numbers")
     left = {name: a for name, a in arrays.items() if name.split(".")[0] == ROOT}
-    reader = _Reader(left, dict(numbers), frozenset(map(str, bits)), device)
+    reader = _Reader(left, dict(numbers), frozenset(map(str, bits)), orders, device)
     value: V = reader.take(kind, ROOT)
     if rest := {*left, *reader.numbers}:
         raise ValueError(f"the saved state holds {min(rest)}, which this world does not have")
@@ -104,9 +109,14 @@ class _Reader:
     """Takes what it uses."""
 
     def __init__(
-        self, arrays: dict[str, NDArray[Any]], numbers: dict[str, Any], bits: frozenset[str], device: Any
+        self,
+        arrays: dict[str, NDArray[Any]],
+        numbers: dict[str, Any],
+        bits: frozenset[str],
+        orders: dict[str, Any],
+        device: Any,
     ) -> None:
-        self.arrays, self.numbers, self.bits, self.device = arrays, numbers, bits, device
+        self.arrays, self.numbers, self.bits, self.orders, self.device = arrays, numbers, bits, orders, device
         self.known: dict[str, set[str]] = {}  # what stands below a name
         for name in (*arrays, *map(str, numbers)):
             parts = name.split(".")
@@ -158,7 +168,13 @@ class _Reader:
         t = torch.from_numpy(a if a.flags.writeable else a.copy())
         if name in self.bits and t.dtype == torch.int16:
             t = t.view(torch.bfloat16)
-        return t.to(self.device)
+        order = self.orders.get(name)
+        if order is None:
+            return t.to(self.device)
+        whole = isinstance(order, list) and all(type(axis) is int for axis in order)
+        if not whole or sorted(order) != list(range(t.ndim)):
+            raise ValueError(f"{name} of the saved state has no order of {t.ndim} axes")
+        return t.to(self.device).permute([order.index(axis) for axis in range(t.ndim)])
 
 
 def _plain(kind: Any, name: str, value: Any) -> Any:

@@ -130,6 +130,20 @@ def test_a_sana_state_that_does_not_hold_together_is_refused(sana: SanaEngine) -
             restore(less, {**record, "numbers": numbers}, **form(sana))
 
 
+def test_axes_keep_their_order_in_memory() -> None:
+    """A kernel for one order may round otherwise than that for another."""
+    x = torch.randn(2, 3, 4, 5, 6)
+    for order in ((0, 1, 2, 3, 4), (0, 2, 3, 4, 1), (4, 2, 0, 1, 3)):
+        clip = SamplerState(latents=x.permute(order), done=0)
+        arrays, record = flatten(clip)
+        back = rebuild(SamplerState, arrays, record).latents
+        assert torch.equal(back, clip.latents)
+        assert back.stride() == clip.latents.stride()
+    for wrong in ([0, 1], [0, 1, 2, 3, 3], "01234", [[], 1, 2, 3, 4], ["0", 1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="no order of 5 axes"):
+            rebuild(SamplerState, arrays, {**record, "orders": {"state.latents": wrong}})
+
+
 def test_any_value_of_tensors_comes_back() -> None:
     clip = SamplerState(latents=torch.randn(2, 3).bfloat16(), done=7)
     back = rebuild(SamplerState, *flatten(clip))
