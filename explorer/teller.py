@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 
 from engine.setup import Setup
 from explorer.messages import Told
@@ -55,7 +56,7 @@ class Teller:
         if self._given is not None and self._given[0] == told.prompt:
             self._given[1].unlink(missing_ok=True)
             self._given = None
-        said = f"Prompt: {told.prompt}" if told.prompt else "No prompt"
+        said = shorten(f"Prompt: {told.prompt}", 200, placeholder=" …") if told.prompt else "No prompt"
         self.news = f"The prompt stays as it was: {told.why}" if told.why else said
 
     def again(self) -> None:
