@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 KIND = "flight"
 FORMAT = "1"
-LARGEST = 4 << 30  # bytes of a file: beyond it nothing is read
+LARGEST = 16 << 30  # bytes of a file: beyond it nothing is read; a sana-wm with its refiner has up to 10e9
 MOST = 4096  # arrays in a file
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,8 +42,12 @@ def write(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> int:
     return size
 
 
-def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """All arrays of a file, and its record. Raises ValueError: one sentence that says what is wrong."""
+def read(path: Path, *, without: str | None = None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """All arrays of a file, and its record. Raises ValueError: one sentence that says what is wrong.
+
+    without: names that begin so are checked like the others, one by one, and not returned.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
     try:
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"{path} has {size} bytes: a flight has at most {LARGEST}")
@@ -53,13 +57,18 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             names = list(file.keys())
             if len(names) > MOST:
                 raise ValueError(f"{path} holds {len(names)} arrays: a flight has at most {MOST}")
-            arrays = {name: file.get_tensor(name) for name in names}
+            text = metadata.get("record", "")
+            digest = hashlib.sha256(text.encode())
+            for name in sorted(names):
+                a = file.get_tensor(name)
+                _add(digest, name, a)
+                if without is None or not name.startswith(without):
+                    arrays[name] = a
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a whole flight ({error}): save it again") from None
-    text = metadata.get("record", "")
-    if _digest(arrays, text) != metadata.get("sha256"):
+    if digest.hexdigest() != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: its contents do not match its sha256; save it again")
     return arrays, _record(path, text)
 
@@ -79,7 +88,8 @@ def weights_hash(folder: Path) -> str:
 def require_same_world(path: Path, record: Mapping[str, Any], *, world: str, weights: str) -> None:
     """Raises ValueError where a flight was made by another model, or by other weights of the same."""
     if record.get("world") != world:
-        raise ValueError(f"{path} was flown in {record.get('world')!r}, not in {world!r}: open it with that")
+        other = str(record.get("world"))[:40]
+        raise ValueError(f"{path} was flown in {other!r}, not in {world!r}: open it with --model {other}")
     if record.get("weights") != weights:
         raise ValueError(
             f"{path} was flown with other weights of {world}: open it with the program version that saved it"
@@ -99,10 +109,13 @@ def _digest(arrays: Arrays, text: str) -> str:
     """sha256 over the record, and over name, type, shape and bytes of every array in order of names."""
     h = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        a = arrays[name]
-        h.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
-        h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
+        _add(h, name, arrays[name])
     return h.hexdigest()
+
+
+def _add(h: hashlib._Hash, name: str, a: NDArray[Any]) -> None:
+    h.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
+    h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
 
 
 def _record(path: Path, text: str) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Engine:
             colors = ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8)
             pixels, inverse_depth = colors.cpu().numpy(), depth[0].to("cpu", torch.float16).numpy()
         times.append(time.perf_counter())
-        first = self._first_frame(state)
+        first = self.next_frame(state)
         frames = tuple(
             Frame(
                 pixels=pixels[i],
@@ -256,7 +256,7 @@ class Engine:
         shape = (batch, channels, self.generator.config.chunk, *grid)
         return chunk_noise(shape, seed=state.seed + (attempt << 32), chunk=state.chunk)
 
-    def _first_frame(self, state: StreamState) -> int:
+    def next_frame(self, state: StreamState) -> int:
         """Index of the first pixel frame after `state`."""
         return 1 + (state.frame - 1) * self.codec.config.frames
 

@@ -18,6 +18,8 @@ from engine.clips import SanaClips
 from engine.config import WorldSpec
 from engine.converted import Parts, read_parts
 from engine.engine import Chunk, Engine, compute_dtype
+from engine.generator import Generator
+from engine.identity import weights_of
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.prompt import Text, embedded
@@ -38,6 +40,13 @@ class World(Protocol):
 
     spec: WorldSpec
     device: torch.device
+    generator: Generator
+    weights: str  # a hash: other weights would not know a state of these
+
+    @property
+    def pattern(self) -> StreamState: ...
+
+    def next_frame(self, state: StreamState) -> int: ...
 
     def start(
         self,
@@ -87,6 +96,7 @@ def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda st
         refiner=p.refiner,
         text=p.text,
         decode_together=p.tier.decode_together,
+        weights=weights_of("sana-wm", assets=Path(), setup=setup),
     )
 
 

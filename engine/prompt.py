@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine import container
 from engine.setup import Setup, Sizes
+from engine.snapshot import flatten, rebuild
 from engine.text import Request, embed
 
 REFINER_TOKENS = 1024
@@ -50,7 +53,7 @@ def embedded(
     folder: the converted release, None with random weights.  Raises ValueError where its encoders are missing.
     """
     if folder is None:
-        return random_text(sizes)
+        return random_text(sizes, seed=zlib.crc32(setup.prompt.encode()))
     from engine.instruction import instruction
     from engine.text_cache import TextCache, cache_folder
     from engine.text_gemma import Gemma2
@@ -70,6 +73,32 @@ def embedded(
     stage_2 = Gemma3(folder=folder / "encoder", connectors=folder / "connectors", device=str(device))
     (second,) = read([Request(setup.prompt)], stage_2)
     return replace(text, refiner=second.states, refiner_mask=second.mask)
+
+
+def read_text(setup: Setup, *, refiner: bool, on_step: Callable[[str], None] = lambda step: None) -> Text:
+    """The prompt of a setup, read in main memory for a flight that goes on meanwhile. Raises ValueError.
+
+    refiner: whether the second stage of that flight reads too.
+    """
+    from engine.converted import read_parts
+
+    if setup.random_weights:
+        return embedded(setup, sizes=setup.sizes, folder=None, refiner=refiner)
+    parts = read_parts(setup)
+    return embedded(setup, sizes=parts.sizes, folder=parts.folder, refiner=refiner, on_step=on_step)
+
+
+def keep_text(path: Path, text: Text) -> None:
+    """Raises OSError."""
+    arrays, record = flatten(text)
+    container.write(path, arrays, {"state": record})
+
+
+def kept_text(path: Path) -> Text:
+    """What `keep_text` wrote. Raises ValueError."""
+    arrays, record = container.read(path)
+    state = record.get("state")
+    return rebuild(Text, arrays, state if isinstance(state, dict) else {})
 
 
 def random_text(sizes: Sizes, *, seed: int = 0) -> Text:

@@ -24,9 +24,10 @@ from engine.generator import Generator, NotFinite
 from engine.model import WorldModel
 from engine.pictures import PictureDecoder
 from engine.prompt import Text
-from engine.refiner import Refiner
+from engine.refiner import Prompt, Refiner
 from engine.refiner_model import RefinerModel
 from engine.schedule import chunk_noise
+from engine.snapshot import form
 from engine.state import StreamState
 from engine.vae import Vae
 
@@ -48,16 +49,18 @@ class SanaEngine:
         refiner: RefinerModel | None = None,
         refining: bool = True,
         decode_together: int = 3,
+        weights: str = "",
     ) -> None:
         """text: of flights that bring none.  refining: whether flights start with the second stage on.
 
-        decode_together: latent frames decoded at once.
+        decode_together: latent frames decoded at once.  weights: a hash of the files of the models.
         """
         if not (model.config.causal and vae.config.decoder_causal):
             raise ValueError(
                 "this release looks ahead and cannot be flown: render it, or fly the streaming one"
             )
-        self.spec, self.vae = spec, vae
+        self.spec, self.vae, self.weights = spec, vae, weights
+        self._form: StreamState | None = None
         self.generator = Generator(model, fast=vae.latents_mean.is_cuda)
         self.pictures = PictureDecoder(vae, together=decode_together)
         self.refiner = None if refiner is None else Refiner(refiner)
@@ -104,9 +107,7 @@ class SanaEngine:
         _, decoder = self.pictures.decode(still[:, :, None], None)
         state = replace(state, decoder=decoder, refining=self.refining)
         if self.refiner is not None:
-            if text.refiner is None:
-                raise ValueError("this text was not read for the refiner: embed it again with the refiner on")
-            words_of = self.refiner.prompt(text.refiner, text.refiner_mask)
+            words_of = self._refiner_words(text)
             state = replace(state, refiner=self.refiner.start(still[:, :, None], prompt=words_of, seed=seed))
         frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
         return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
@@ -131,12 +132,40 @@ class SanaEngine:
         pictures, decoder = self.pictures.decode(latents, state.decoder)
         pixels = list(pictures)
         clock.lap("decode")
-        first = 1 + (max(state.frame, 1) - 1) * self.vae.config.stride[0]
+        first = self.next_frame(state)
         frames = tuple(
             Frame(pixels=x, pose=pose, intrinsics=intrinsics, index=first + i, world=self.spec.name)
             for i, (x, pose) in enumerate(zip(pixels, poses, strict=True))
         )
         return Chunk(frames=frames, state=replace(after, decoder=decoder), timing=clock.laps)
+
+    @torch.inference_mode()
+    def retold(self, state: StreamState, text: Text) -> StreamState:
+        """The same flight under another prompt from the next chunk on, in both stages.
+
+        What either remembers was seen under the old prompt and stays. Raises ValueError for a text of another shape.
+        """
+        for name in ("world", "world_mask"):
+            here, there = getattr(self.text, name), getattr(text, name)
+            if (here is None) != (there is None) or (there is not None and here.shape != there.shape):
+                raise ValueError("this text was read for another model: embed it again")
+        text = text.to(self.device)
+        state = self.generator.retell(state, text=text.world, text_mask=text.world_mask)
+        if state.refiner is None:
+            return state
+        return replace(state, refiner=replace(state.refiner, prompt=self._refiner_words(text)))
+
+    def next_frame(self, state: StreamState) -> int:
+        """Index of the first pixel frame after `state`."""
+        return 1 + (max(state.frame, 1) - 1) * self.vae.config.stride[0]
+
+    @property
+    def pattern(self) -> StreamState:
+        """What a state of this engine looks like, on no device: saved ones are judged by it."""
+        if self._form is None:
+            self.warm_up()
+        assert self._form is not None
+        return self._form
 
     def warm_up(self) -> None:
         """Run chunks until real ones are as fast as they get: the first are longer, and on a GPU one compiles."""
@@ -146,6 +175,7 @@ class SanaEngine:
         chunk = self.start(grey, pose=Pose(), intrinsics=lens)
         for _ in range(2 if self.generator.steady is None else UNTIL_STEADY):
             chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
+        self._form = form(chunk.state)
 
     def condition(
         self, state: StreamState, poses: Tensor, intrinsics: Intrinsics
@@ -178,6 +208,12 @@ class SanaEngine:
             dtype=self.generator.dtype,
         )
         return cond, anchor
+
+    def _refiner_words(self, text: Text) -> Prompt:
+        assert self.refiner is not None
+        if text.refiner is None:
+            raise ValueError("this text was not read for the refiner: embed it again with the refiner on")
+        return self.refiner.prompt(text.refiner, text.refiner_mask)
 
     def _refined(self, state: StreamState, latents: Tensor, clock: Clock) -> tuple[Tensor, StreamState]:
         """Latents through the second stage if it is on; its window forgets what it did not make."""

@@ -136,6 +136,8 @@ def load_model(kind: str, folder: Path, *, device: str, dtype: torch.dtype, atte
     except ImportError as error:
         raise ValueError(f"reading prompts needs transformers: {INSTALL}") from error
     disable_progress_bar()
+    if device == "cpu":
+        _require_memory(folder)
     place: dict[str, str] = {"device_map": "auto"} if device.startswith("cuda") else {}
     try:
         model, told = getattr(transformers, kind).from_pretrained(
@@ -162,6 +164,19 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _require_memory(folder: Path) -> None:
+    """Before the system ends whatever asks for too much. Raises ValueError."""
+    from engine.opening import free_memory as free
+    from engine.setup import GB
+
+    need, there = sum(f.stat().st_size for f in folder.glob("*.safetensors")), free(torch.device("cpu"))
+    if need > there:
+        raise ValueError(
+            f"the text encoder in {folder} needs {need / GB:.1f} GB of main memory and {there / GB:.1f} GB are free: "
+            "close other programs"
+        )
 
 
 def _first_line(error: Exception) -> str:

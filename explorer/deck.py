@@ -97,6 +97,7 @@ class Deck:
         if self._rewind is not None:
             self._show(self._rewind.at(now).shot)
         self._collect()
+        self._hear()
         timeline = self._session.history.timeline
         wanted = self._rewind or self._session.paused or self._always or now < self._until
         if wanted and timeline.here is not None and self._words is None:
@@ -197,6 +198,13 @@ class Deck:
             else:
                 raise error
 
+    def _hear(self) -> None:
+        """What became of another prompt."""
+        teller = self._session.teller
+        if teller.news:
+            self._tell(teller.news)
+            teller.news = ""
+
     def _reseed(self) -> None:
         """The same picture, another dream."""
         scene = self._session.scene
@@ -207,10 +215,8 @@ class Deck:
     # --- words --------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        if not self._session.rewordable:
-            self._tell("This world reads its prompt once, at the start: give it with --prompt")
-            return
-        self._words = Wording()
+        reads = self._session.reads
+        self._words = Wording(line=self._session.teller.setup.prompt if reads else "", free=reads)
         self._window.typing = True
         self._window.fresh_hands()
 
@@ -224,6 +230,8 @@ class Deck:
             if self._words.words is not None:
                 self._session.reword(self._words.words)
                 self._tell(self._words.line or "No words")
+            if self._words.text is not None:
+                self._session.retell(self._words.text)
             self._words, self._window.typing = None, False
         return True
 
@@ -269,9 +277,11 @@ class Deck:
         if self._session.stage == "recovering":
             line = "The engine starts again, your flight goes on in a moment"
         elif self._rewind is not None:
-            line = f"{self._rewind.seconds(now):.1f} s back     let go to fly on from here"
+            line = self._back(self._rewind, now)
         elif self._session.paused:
             line = "Paused     {pause} goes on     {single} one frame".format(**self._keys)
+        elif self._session.teller.step:
+            line = f"Another prompt: {self._session.teller.step}"
         if not line:
             self._display.drop("mode")
             self._said = None
@@ -279,6 +289,13 @@ class Deck:
             self._said = brush, line
             card = hud.chip(brush, line, dot=ACCENT)
             self._display.put("mode", card, left=brush.px(GAP), top=brush.px(GAP))
+
+    def _back(self, rewind: Rewind, now: float) -> str:
+        """How far back, and from where one would fly on: moments of large states lie apart."""
+        line = f"{rewind.seconds(now):.1f} s back     let go to fly on from "
+        timeline = self._session.history.timeline
+        apart = rewind.at(now).shot.index - timeline.moments[rewind.at(now).landing].index
+        return line + ("here" if apart < rewind.fps else f"{apart / rewind.fps:.1f} s before")
 
     def _hide(self) -> None:
         self._drop_strip()

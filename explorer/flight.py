@@ -18,10 +18,10 @@ from explorer.pilot import PilotState
 from explorer.timeline import pose_row
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
     from engine.opening import World
     from engine.state import StreamState
 
+LONGEST_PROMPT = 20_000  # characters
 FARTHEST = 1e9  # metres and metres per second: numbers beyond are no flight
 
 
@@ -35,20 +35,12 @@ class Flight:
     pilot: PilotState
     used: Steering
     index: int  # of the next frame
+    prompt: str = ""  # of worlds that read one
     rested: int = 0  # chunks without motion
     discarded: int = 0
 
 
-def lasting(world: World) -> Engine:
-    """The same engine, if its flights can be kept and continued. Raises ValueError."""
-    from engine.engine import Engine
-
-    if not isinstance(world, Engine):
-        raise ValueError(f"flights of {world.spec.name} cannot be kept or continued: fly pocket for that")
-    return world
-
-
-def save_flight(path: Path, flight: Flight, engine: Engine) -> int:
+def save_flight(path: Path, flight: Flight, engine: World) -> int:
     """Write what is needed to go on from here. Returns the bytes. Raises OSError."""
     from engine.snapshot import flatten
 
@@ -60,15 +52,16 @@ def save_flight(path: Path, flight: Flight, engine: Engine) -> int:
         "world": engine.spec.name,
         "weights": engine.weights,
         "index": flight.index,
+        "prompt": flight.prompt,
         "intrinsics": [k.fx, k.fy, k.cx, k.cy, k.width, k.height],
         "state": state,
     }
     return container.write(path, arrays, record)
 
 
-def open_flight(path: Path, engine: Engine, *, id: int, used: Steering) -> Flight:
+def open_flight(path: Path, engine: World, *, id: int, used: Steering) -> Flight:
     """The flight in a file that `save_flight` wrote, or a .world file. Raises ValueError, one sentence."""
-    from engine.snapshot import restore
+    from engine.restore import restore
 
     arrays, record = container.read(path)
     container.require_same_world(path, record, world=engine.spec.name, weights=engine.weights)
@@ -79,17 +72,34 @@ def open_flight(path: Path, engine: Engine, *, id: int, used: Steering) -> Fligh
             state if isinstance(state, dict) else {},
             like=engine.pattern,
             config=engine.generator.config,
+            device=engine.device,
         )
         intrinsics = read_intrinsics(record)
         if (intrinsics.width, intrinsics.height) != (engine.spec.width, engine.spec.height):
             raise ValueError(f"its pictures are {intrinsics.width}x{intrinsics.height}")
-        index = record.get("index")
-        if index != 1 + (restored.frame - 1) * engine.codec.config.frames:
+        index, prompt = record.get("index"), read_prompt(record)
+        if index != engine.next_frame(restored):
             raise ValueError(f"frame {index!r} does not follow from latent frame {restored.frame}")
         pilot = read_pilot(arrays)
     except ValueError as error:
         raise ValueError(f"{path} cannot be continued: {error}") from None
-    return Flight(id=id, intrinsics=intrinsics, state=restored, pilot=pilot, used=used, index=index)
+    return Flight(
+        id=id,
+        intrinsics=intrinsics,
+        state=restored,
+        pilot=pilot,
+        used=used,
+        index=engine.next_frame(restored),
+        prompt=prompt,
+    )
+
+
+def read_prompt(record: Mapping[str, Any]) -> str:
+    """Raises ValueError."""
+    prompt = record.get("prompt", "")
+    if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT:
+        raise ValueError("its prompt is no text")
+    return prompt
 
 
 def read_intrinsics(record: Mapping[str, Any]) -> Intrinsics:

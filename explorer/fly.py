@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
-from engine.config import WORLDS
-from engine.container import require_same_world, weights_hash
-from engine.setup import Refining, Setup
+from engine.container import require_same_world
+from engine.identity import weights_of
+from engine.setup import GB
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
-from explorer.controls import SPEED_DEFAULT, SPEED_MAX, SPEED_MIN
-from explorer.dialect import SANA_MOTION
+from explorer.choice import WorldChoice
+from explorer.controls import SPEED_MAX, SPEED_MIN
+from explorer.flight import read_prompt
 from explorer.worldfile import SUFFIX, open_world
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SIZE = (1280, 800)  # of the window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fly:
+class Fly(WorldChoice):
     """Fly through a generated world: from a picture of yours, or from one of the gallery.
 
     With --path and --out (or --contact-sheet, or --export) nobody needs to watch: no window is opened.
@@ -38,10 +39,6 @@ class Fly:
 
     image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None
     """a photograph or painting to begin with (PNG, JPEG, WebP), or a saved .world; without it: the gallery"""
-    model: Annotated[str, arg(metavar="NAME")] = "pocket"
-    """the world model that dreams it"""
-    prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
-    """words for the world, such as "desert dusk" """
     fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -64,36 +61,13 @@ class Fly:
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
     stats: Annotated[Path | None, arg(metavar="JSON", help_behavior_hint="")] = None
     """file to write at the end: latencies with their parts, and rates"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto, cpu or cuda"""
-    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """CPU threads of the model; default: what suits this machine"""
-
-    refiner: Annotated[Refining, arg(metavar="auto|on|off")] = "auto"
-    """sana-wm: sharpen what is generated; auto: while there is time for it"""
-    memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
-    """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
-    weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """sana-wm: a folder that explorer download made; default: the models folder"""
-    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
-    """sana-wm: full size and true cost without a download; the pictures are noise"""
 
     def __post_init__(self) -> None:
-        if self.model not in WORLDS:
-            raise ValueError(f"there is no model '{self.model}': use {' or '.join(WORLDS)}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
-        self.setup  # noqa: B018 -- its choices are checked when it is built
-        if self.model != "sana-wm" and self.setup != Setup(prompt=self.prompt or ""):
-            raise ValueError(
-                f"--refiner, --memory, --weights and --random-weights are for --model sana-wm, not {self.model}"
-            )
+        super().__post_init__()
         if not SPEED_MIN <= self.cruise <= SPEED_MAX:
             raise ValueError(
                 f"--speed {self.cruise:g} m/s is out of range: use {SPEED_MIN:g} to {SPEED_MAX:g}"
             )
-        if self.threads is not None and not 1 <= self.threads <= 256:
-            raise ValueError(f"--threads {self.threads} is out of range: use 1 to 256")
         if self.frames is not None and not 1 <= self.frames <= 100_000:
             raise ValueError(f"--frames {self.frames} is out of range: use 1 to 100000")
         if not 0 <= self.seed < 2**63:
@@ -113,19 +87,7 @@ class Fly:
     @property
     def cruise(self) -> float:
         """Metres per second of keys, until the wheel turns."""
-        if self.speed is not None:
-            return self.speed
-        return SANA_MOTION.speed if self.model == "sana-wm" else SPEED_DEFAULT
-
-    @property
-    def setup(self) -> Setup:
-        return Setup(
-            prompt=self.prompt or "",
-            refiner=self.refiner,
-            memory=self.memory,
-            weights=self.weights,
-            random_weights=self.random_weights,
-        )
+        return self.usual_speed if self.speed is None else self.speed
 
     @property
     def unattended(self) -> bool:
@@ -154,11 +116,7 @@ class Fly:
             return (self._saved(Path(self.image), assets),)
         else:
             scenes = (photograph(Path(self.image), fov=self.fov),)
-        words = self._words()
-        return tuple(
-            replace(scene, seed=self.seed or scene.seed, words=scene.words if words is None else words)
-            for scene in scenes
-        )
+        return tuple(self.worded(replace(scene, seed=self.seed or scene.seed)) for scene in scenes)
 
     def _saved(self, path: Path, assets: Path) -> Scene:
         """A flight that was saved goes on with its own words and seed."""
@@ -167,18 +125,15 @@ class Fly:
                 raise ValueError(f"{path} goes on as it was saved: leave out {flag}")
         scene = open_world(path)
         assert scene.past is not None
-        require_same_world(
-            path, scene.past.record, world=self.model, weights=weights_hash(assets / self.model)
-        )
+        weights = weights_of(self.model, assets=assets, setup=self.setup)
+        require_same_world(path, scene.past.record, world=self.model, weights=weights)
         return scene
 
-    def _words(self) -> tuple[int, ...] | None:
-        """Of pocket's vocabulary; sana-wm reads the prompt itself."""
-        if self.prompt is None or self.model == "sana-wm":
-            return None
-        from engine.words import parse
-
-        return tuple(int(word) for word in parse(self.prompt))
+    def going_on(self, scene: Scene) -> Fly:
+        """The same flags with the prompt of a saved flight, so that what is begun after it is dreamed under it too."""
+        if scene.past is None or self.model != "sana-wm":
+            return self
+        return replace(self, prompt=read_prompt(scene.past.record))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -210,8 +165,17 @@ def fly_in_a_window(
     speed = fly.cruise if fly.speed is not None or fly.model != "pocket" else settings.flight.speed
     fly = replace(fly, fov=fly.fov or settings.flight.fov or None, speed=speed)
     scenes = fly.scenes(assets) if script is None else fly.scenes(assets)[:1]
+    fly = fly.going_on(scenes[0])
     _require_display()
-    session = Session(fly.model, assets=assets, device=fly.device, threads=fly.threads, setup=fly.setup)
+    session = Session(
+        fly.model,
+        assets=assets,
+        device=fly.device,
+        threads=fly.threads,
+        setup=fly.setup,
+        memory=int(settings.timeline.memory * GB),
+        disk=int(settings.timeline.disk * GB),
+    )
     try:
         with nullcontext() if script is None else script(session):
             return _cockpit(fly, session, scenes, size, settings, report)

@@ -6,7 +6,7 @@ Owned by the main thread, in the process of the window: none of it is lost when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from engine.frame import Frame
 from explorer.assets import Scene
 from explorer.messages import Kept
 from explorer.recorder import pick_evenly
-from explorer.reel import Pixels, Reel, develop
+from explorer.reel import Pixels, Reel, Shot, develop, taken, thumbnail
 from explorer.spool import DISK, MEMORY, Spool
 from explorer.timeline import Rows, Timeline, pose_row
 from explorer.worldfile import THUMBNAILS, Past, write_world
+
+Row = tuple[float, ...]  # a pose, as `pose_row` makes it
 
 
 class History:
@@ -30,8 +32,9 @@ class History:
         self.spool = Spool(memory=memory, disk=disk)
         self.timeline = Timeline()
         self.reel = Reel()
-        self._since: list[Frame] = []  # frames after the newest moment
-        self._rows: list[tuple[float, ...]] = []  # poses whose state found no room
+        self._since: list[tuple[int, Row, Future[Shot]]] = []  # frames after the newest moment
+        self._camera = ThreadPoolExecutor(1, "reel")  # compresses: 24 large frames take a while
+        self._rows: list[Row] = []  # poses whose state found no room
         self._past: Past | None = None
 
     def begin(self, scene: Scene) -> None:
@@ -58,20 +61,23 @@ class History:
 
     def flown(self, frames: Iterable[Frame]) -> None:
         """A chunk has arrived."""
-        self._since += frames
+        self._since += [
+            (frame.index, pose_row(frame.pose), self._camera.submit(taken, frame)) for frame in frames
+        ]
 
     def kept(self, kept: Kept) -> None:
         """Its state has: a moment to return to."""
-        frames = [f for f in self._since if f.index <= kept.index]
-        self._since = [f for f in self._since if f.index > kept.index]
-        self._rows += [pose_row(f.pose) for f in frames]
-        if not kept.size or not frames:
+        flown = [item for item in self._since if item[0] <= kept.index]
+        self._since = self._since[len(flown) :]
+        self._rows += [row for _, row, _ in flown]
+        if not kept.size or not flown:
             return
         rows, self._rows = np.array(self._rows), []
         grown = self.timeline.grow(index=kept.index, poses=rows)
         assert grown.here is not None
         self.spool.keep(grown.here, kept.path, kept.size)
-        self.reel.add(grown.here, frames)
+        shots = [shot.result() for _, _, shot in flown]
+        self.reel.put(grown.here, shots, thumbnail(develop(shots[-1])))
         self.timeline = self.spool.settle(grown)
         for id in grown.moments.keys() - self.timeline.moments.keys():
             self.reel.forget(id)
@@ -124,6 +130,7 @@ class History:
         )
 
     def close(self) -> None:
+        self._camera.shutdown()
         self.spool.close()
 
 

@@ -14,28 +14,33 @@ from typing import TYPE_CHECKING
 
 from engine.camera import Intrinsics, Pose
 from engine.setup import Setup
-from explorer.flight import Flight, lasting, open_flight, save_flight
+from explorer.flight import Flight, open_flight
 from explorer.inbox import Inbox
+from explorer.keeper import Keeper
 from explorer.messages import (
     Begin,
     Failed,
     Frames,
-    Kept,
     Progress,
     Ready,
     Refused,
     Resting,
     Resume,
+    Retell,
+    Reword,
+    Told,
 )
 from explorer.pace import Pace
 from explorer.pilot import PilotState, at_rest
+from explorer.post import Post
 from explorer.predict import Flown, foretold, reconciled, zoomed
 from explorer.pulse import Pulse
 from explorer.slots import Slots, shared_memory
 
 if TYPE_CHECKING:
-    from engine.engine import Chunk
+    from engine.engine import Chunk, Engine
     from engine.opening import World
+    from engine.sana import SanaEngine
     from engine.state import StreamState
 
 MARGIN = 0.10  # seconds: a chunk is meant to be ready this long before it is due
@@ -47,11 +52,12 @@ class Host:
     """Runs flights with one engine."""
 
     engine: World
-    pipe: Connection
+    pipe: Post
     inbox: Inbox
     memory: SharedMemory
     pulse: Pulse
-    spool: Path | None  # where states are kept after every chunk; None: nowhere
+    keeper: Keeper
+    prompt: str = ""  # of flights to come, in a world that reads one
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # seconds of the last steps
     pace: Pace = field(default_factory=Pace)
     spared: int = 0  # cores
@@ -91,14 +97,6 @@ class Host:
                 words=begin.words,
                 seed=begin.seed,
             )
-        flight = Flight(
-            id=begin.flight,
-            intrinsics=begin.intrinsics,
-            state=chunk.state,
-            pilot=PilotState(begin.pose),
-            used=self.inbox.steering,
-            index=0,
-        )
         used = self.inbox.steering
         flight = Flight(
             id=begin.flight,
@@ -107,19 +105,19 @@ class Host:
             pilot=PilotState(begin.pose, used=used),
             used=used,
             index=0,
+            prompt=self.prompt,
         )
         self.inbox.end = 0.0
         flight = self._send(flight, chunk, (begin.pose,), begin.intrinsics, started=started)
-        self._keep(flight)
+        with self.pulse.working():
+            self.keeper.keep(flight)
         return flight
 
     def _resume(self, resume: Resume) -> Flight | None:
         """None where the file is no good: that is said, and the engine waits for something else to do."""
         try:
             with self.pulse.working():
-                flight = open_flight(
-                    resume.path, lasting(self.engine), id=resume.flight, used=self.inbox.steering
-                )
+                flight = open_flight(resume.path, self.engine, id=resume.flight, used=self.inbox.steering)
         except ValueError as error:
             self.pipe.send(Refused(resume.flight, str(error)))
             return None
@@ -127,10 +125,27 @@ class Host:
         return flight
 
     def _reworded(self, flight: Flight) -> Flight:
-        reword = self.inbox.take_reword()
-        if reword is None:
+        """Under other words, or another prompt, where one was asked for."""
+        match self.inbox.take_reword():
+            case Reword(words=words):
+                return replace(flight, state=_pocket(self.engine).reworded(flight.state, words), rested=0)
+            case Retell() as retell:
+                return self._retold(flight, retell)
+        return flight
+
+    def _retold(self, flight: Flight, retell: Retell) -> Flight:
+        from engine.prompt import kept_text
+
+        engine = _sana(self.engine)
+        try:
+            text = kept_text(retell.path)
+            state = engine.retold(flight.state, text)
+        except ValueError as error:
+            self.pipe.send(Told(retell.prompt, why=str(error)))
             return flight
-        return replace(flight, state=lasting(self.engine).reworded(flight.state, reword.words), rested=0)
+        engine.text, self.prompt = text.to(engine.device), retell.prompt
+        self.pipe.send(Told(retell.prompt))
+        return replace(flight, state=state, prompt=retell.prompt, rested=0)
 
     def _spare_cores(self) -> None:
         """A core that draws and computes by turns keeps every other one waiting."""
@@ -165,22 +180,9 @@ class Host:
         if chunk.state.refiner is not None:
             self.pace = self.pace.after(chunk.timing, seconds=seconds, length=spec.chunk_frames / spec.fps)
         flight = self._send(flight, chunk, poses, lens, started=started)
-        self._keep(flight)
-        return flight
-
-    def _keep(self, flight: Flight) -> None:
-        """The state goes where the end of this process does not reach it. A full disk does not end the flight."""
-        if self.spool is None:
-            return
-        started = time.perf_counter()
-        path = self.spool / f"{flight.id}-{flight.index:09d}.world"
         with self.pulse.working():
-            try:
-                size = save_flight(path, flight, lasting(self.engine))
-            except OSError:
-                size = 0
-        seconds = time.perf_counter() - started
-        self.pipe.send(Kept(flight=flight.id, index=flight.index - 1, path=path, size=size, seconds=seconds))
+            self.keeper.keep(flight)
+        return flight
 
     def _flown(self, flight: Flight, now: float) -> Flown:
         """The pilot's newest word; until it flies here, the hands at the place where the flight begins."""
@@ -250,12 +252,18 @@ def finite_step(
         return engine.step(state, poses, intrinsics=intrinsics, attempt=1), 1
 
 
-def _keeps(engine: World) -> bool:
-    try:
-        lasting(engine)
-    except ValueError:
-        return False
-    return True
+def _pocket(world: World) -> Engine:
+    from engine.engine import Engine
+
+    assert isinstance(world, Engine), f"{world.spec.name} has no vocabulary"
+    return world
+
+
+def _sana(world: World) -> SanaEngine:
+    from engine.sana import SanaEngine
+
+    assert isinstance(world, SanaEngine), f"{world.spec.name} reads no prompt"
+    return world
 
 
 def serve(
@@ -268,15 +276,15 @@ def serve(
     threads: int | None,
     nice: int,
     setup: Setup | None = None,
-    spool: Path | None,
+    spool: Sequence[Path] = (),
 ) -> None:
-    """The engine process from its first line to its last."""
-    inbox, pulse = Inbox(pipe), Pulse(shared)
+    """The engine process from its first line to its last. spool: where states are kept, the fastest place first."""
+    inbox, pulse, post = Inbox(pipe), Pulse(shared), Post(pipe)
     inbox.refining = "auto" if setup is None else setup.refiner
     if hasattr(os, "nice"):
         os.nice(nice)
     try:
-        pipe.send(Progress("starting torch"))
+        post.send(Progress("starting torch"))
         from engine.opening import open_world
 
         engine = open_world(
@@ -285,11 +293,11 @@ def serve(
             device=device,
             threads=threads,
             setup=setup,
-            on_step=lambda step: pipe.send(Progress(step)),
+            on_step=lambda step: post.send(Progress(step)),
         )
         spec = engine.spec
         memory = shared_memory(Slots.size(spec))
-        pipe.send(
+        post.send(
             Ready(
                 name=spec.name,
                 width=spec.width,
@@ -297,8 +305,11 @@ def serve(
                 fps=spec.fps,
                 chunk_frames=spec.chunk_frames,
                 memory=memory.name,
+                refiner=getattr(engine, "refiner", None) is not None,
             )
         )
-        Host(engine, pipe, inbox, memory, pulse, spool if _keeps(engine) else None).run()
+        keeper = Keeper(spool, engine, tell=post.send)
+        prompt = "" if setup is None else setup.prompt
+        Host(engine, post, inbox, memory, pulse, keeper, prompt).run()
     except (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError, ImportError) as error:
-        pipe.send(Failed(" ".join(str(error).split()) or type(error).__name__))
+        post.send(Failed(" ".join(str(error).split()) or type(error).__name__))

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from engine.setup import Refining
 from explorer.controls import Steering
-from explorer.messages import Begin, Once, Pause, Refine, Resume, Reword, Spare, Stop, Taken
+from explorer.messages import Begin, Once, Pause, Refine, Resume, Retell, Reword, Spare, Stop, Taken
 from explorer.predict import Flown
 from explorer.slots import SLOTS
 
@@ -25,7 +25,7 @@ class Inbox:
         self._pipe = pipe
         self._news = threading.Condition()
         self._begin: Begin | Resume | None = None
-        self._reword: Reword | None = None
+        self._reword: Reword | Retell | None = None
         self._paused = False
         self._once = 0  # chunks asked for one by one
         self.flown: Flown | None = None
@@ -55,8 +55,10 @@ class Inbox:
                 self.end = end or self.end
                 self.period = period or self.period
             case Begin() | Resume():
-                self._begin, self._reword, self._once = message, None, 0
-            case Reword():
+                self._begin, self._once = message, 0
+                if not isinstance(self._reword, Retell):  # a prompt is the world's, words are the scene's
+                    self._reword = None
+            case Reword() | Retell():
                 self._reword = message
             case Pause(on=on):
                 self._paused = on
@@ -79,7 +81,7 @@ class Inbox:
             begin, self._begin = self._begin, None
             return begin
 
-    def take_reword(self) -> Reword | None:
+    def take_reword(self) -> Reword | Retell | None:
         with self._news:
             reword, self._reword = self._reword, None
             return reword

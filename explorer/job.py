@@ -16,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine import container
 from explorer.recorder import Picture, Recorder
 from explorer.splice import joined
 
 V = TypeVar("V")
-FORMAT = 1
+FORMAT = 2
+MOST_PARTS = 1_000_000
 SAVE_EVERY = 30.0  # seconds of work that a killed render may lose; Ctrl-C loses none
 SHARE = 10.0  # but saving a large state takes no more than one second in so many
 
@@ -62,14 +64,20 @@ class Job:
 
     def resume(self, kind: type[V], *, device: Any = "cpu") -> tuple[int, V] | None:
         """How many parts are done, and the state after them; None for a fresh job."""
-        from engine.savable import load_value, read_note
+        from engine.snapshot import rebuild
 
         if not self.state.exists():
             return None
-        done = read_note(self.state).get("done", "")
-        if not (done.isdecimal() and all(self.part(i).exists() for i in range(int(done)))):
-            return None
-        return int(done), load_value(self.state, kind, device=device)
+        try:
+            arrays, record = container.read(self.state)
+            done, state = record.get("done"), record.get("state")
+            if type(done) is not int or not isinstance(state, dict):
+                raise ValueError("it does not say how much is done")
+            if not 0 <= done <= MOST_PARTS or not all(self.part(i).exists() for i in range(done)):
+                return None
+            return done, rebuild(kind, arrays, state, device=device)
+        except ValueError as error:
+            raise ValueError(f"{self.state} is damaged ({error}): remove {self.folder}") from error
 
     def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
         """Part `index` is done, and `state` comes after it."""
@@ -107,13 +115,14 @@ class Job:
 
     def save(self) -> None:
         """Write the newest state, if it is not yet written."""
-        from engine.savable import save_value
+        from engine.snapshot import flatten
 
         if self._pending is None:
             return
         (done, state), begun = self._pending, time.monotonic()
         try:
-            save_value(self.state, state, note={"done": str(done)})
+            arrays, numbers = flatten(state)
+            container.write(self.state, arrays, {"done": done, "state": numbers})
         except OSError as error:
             raise ValueError(f"cannot write {self.state} ({error.strerror}): make room there") from error
         self._pending = None

@@ -40,6 +40,22 @@ class Reword:
 
 
 @dataclass(frozen=True, slots=True)
+class Retell:
+    """To the engine: another prompt, from the next chunk on and for all later flights."""
+
+    prompt: str
+    path: Path  # of its text, as `engine.prompt` keeps it
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """From the engine: the flight has another prompt."""
+
+    prompt: str
+    why: str = ""  # it has not
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """To the engine: generate nothing, or go on."""
 
@@ -96,6 +112,7 @@ class Ready:
     fps: int
     chunk_frames: int
     memory: str
+    refiner: bool = False  # whether there is a second stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

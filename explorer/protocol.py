@@ -179,6 +179,7 @@ class Hello(Message):
     role: Literal["pilot", "spectator"] = _is(_role)
     client: int = _is(_id)
     pilots: bool = _is(_flag, default=True)  # viewers may ask for the controls
+    speed: float = _is(_real(0.01, 1000.0), default=4.0)  # metres per second at which a pilot begins
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,12 @@ class Reel:
     def add(self, id: int, frames: Iterable[Frame]) -> None:
         """The frames since the moment before; the last of them is the moment's own."""
         frames = tuple(frames)
-        shots = tuple(Shot(f.index, jpeg(f.pixels, quality=QUALITY).data) for f in frames)
-        self._shots[id] = shots
-        self._thumbnails[id] = thumbnail(frames[-1].pixels)
+        self.put(id, [taken(f) for f in frames], thumbnail(frames[-1].pixels))
+
+    def put(self, id: int, shots: Iterable[Shot], small: Pixels) -> None:
+        """The same, already compressed.  small: a thumbnail of the last."""
+        shots = tuple(shots)
+        self._shots[id], self._thumbnails[id] = shots, small
         self._whole.append(id)
         self.size += sum(len(shot.data) for shot in shots)
         while self.size > self._budget and len(self._whole) > 1:
@@ -66,6 +69,11 @@ class Reel:
     def thumbnail(self, id: int) -> Pixels | None:
         """[40, 64, 3] RGB."""
         return self._thumbnails.get(id)
+
+
+def taken(frame: Frame) -> Shot:
+    """A frame, compressed."""
+    return Shot(frame.index, jpeg(frame.pixels, quality=QUALITY).data)
 
 
 def develop(shot: Shot) -> Pixels:

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.config import FPS
-from engine.setup import Refining
 from explorer.assets import assets_folder
+from explorer.choice import WorldChoice
 from explorer.fly import Fly
 from explorer.host import finite_step
 from explorer.job import Job, fingerprint
@@ -33,7 +33,7 @@ CLIPS = ("sana-wm-bidirectional", "sana-wm-chunk-causal")  # made whole, from fi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Render:
+class Render(WorldChoice):
     """Render a flight to a film, as large and as slowly as it takes.
 
     Ctrl-C keeps all that was made, in a folder beside the film: the same command goes on from there.
@@ -47,8 +47,6 @@ class Render:
     """film to write (mp4)"""
     model: Annotated[str, arg(metavar="NAME")] = "pocket"
     """pocket, sana-wm, sana-wm-bidirectional or sana-wm-chunk-causal"""
-    prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
-    """words for the world"""
     fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -57,28 +55,19 @@ class Render:
     """of keys, metres per second; default: 4 in pocket, 0.4 in sana-wm"""
     frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """length of the film, 16 are a second; default: the whole path"""
-    refiner: Annotated[Refining, arg(metavar="auto|on|off")] = "auto"
-    """sana-wm: sharpen what is generated; auto: if it is there and fits"""
-    memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
-    """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
-    weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """sana-wm: a folder that explorer download made; default: the models folder"""
     steps: Annotated[int, arg(metavar="N")] = 60
     """of sana-wm-bidirectional and -chunk-causal"""
     guidance: Annotated[float, arg(metavar="N")] = 5.0
     """of the same: how far past the empty prompt towards yours"""
-    random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
-    """sana-wm: full size and true cost without a download; the pictures are noise"""
     preview: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """show frames in a window as they are made; closing it does not stop the render"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto, cpu or cuda"""
-    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """CPU threads of the model; default: what suits this machine"""
+
+    def __post_init__(self) -> None:
+        self.fly  # noqa: B018 -- its choices are checked when it is built
 
     @property
     def fly(self) -> Fly:
-        """The same flight as `explorer fly` would make it; its mistakes are found there."""
+        """The same flight as `explorer fly` would make it."""
         shared = {f.name for f in fields(Fly)} & {f.name for f in fields(self)} - {"model"}
         model = "sana-wm" if self.model in CLIPS else self.model
         return Fly(model=model, **{name: getattr(self, name) for name in shared})

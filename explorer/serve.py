@@ -13,7 +13,8 @@ from pathlib import Path
 from explorer import protocol as wire
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.broadcast import Broadcast, BroadcastConfig
-from explorer.controls import Steering
+from explorer.choice import WorldChoice
+from explorer.controls import SPEED_DEFAULT, Steering
 from explorer.encode import jpeg
 from explorer.messages import Ready
 from explorer.pacer import Shown
@@ -26,7 +27,7 @@ FAILURES = 3  # of the engine within a minute: then it is given up
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeOptions(WorldChoice):
     """Show a world in browsers: one person flies, everybody else watches."""
 
     image: Path | None = None
@@ -35,12 +36,6 @@ class ServeOptions:
     """Horizontal field of view of that photograph, degrees. Without it: from its EXIF data, or a guess."""
     scene: str | None = None
     """Name of the gallery scene to start in."""
-    model: str = "pocket"
-    """The world model."""
-    device: str = "auto"
-    """Where it runs: auto, cpu, cuda, cuda:1, …"""
-    threads: int | None = None
-    """CPU threads of the model. Without it: a sensible number."""
     host: str = "127.0.0.1"
     """Address to listen on. 127.0.0.1 is this computer only, 0.0.0.0 everybody who can reach it."""
     port: int = 8765
@@ -79,12 +74,16 @@ def serve(options: ServeOptions, *, say: Callable[[str], None]) -> None:
     assets = assets_folder()
     scenes = _scenes(options, assets)
     files = page()
-    session = Session(options.model, assets=assets, device=options.device, threads=options.threads)
+    session = Session(
+        options.model, assets=assets, device=options.device, threads=options.threads, setup=options.setup
+    )
     try:
         spec = _loaded(session, say)
         hands = RemoteHands()
         files |= thumbnails(scenes, spec.width, spec.height)
-        broadcast = Broadcast(hands, hello=greeting(spec, scenes), assets=files, config=config)
+        broadcast = Broadcast(
+            hands, hello=greeting(spec, scenes, speed=options.usual_speed), assets=files, config=config
+        )
         _open(broadcast)
         try:
             for line in welcome(options.host, broadcast.port):
@@ -163,8 +162,8 @@ class Station:
             self._session.stats.latency.presented(time.perf_counter())
 
 
-def greeting(spec: Ready, scenes: Sequence[Scene]) -> wire.Hello:
-    """What every viewer is told first. A scene's id is its place in the list."""
+def greeting(spec: Ready, scenes: Sequence[Scene], *, speed: float = SPEED_DEFAULT) -> wire.Hello:
+    """What every viewer is told first. A scene's id is its place in the list. speed: m/s at which pilots begin."""
     return wire.Hello(
         world=spec.name,
         width=spec.width,
@@ -175,6 +174,7 @@ def greeting(spec: Ready, scenes: Sequence[Scene]) -> wire.Hello:
         scenes=tuple(wire.Scene(id=str(i), title=scene.title[:80]) for i, scene in enumerate(scenes)),
         role="spectator",
         client=0,
+        speed=speed,
     )
 
 
@@ -198,7 +198,11 @@ def welcome(host: str, port: int) -> list[str]:
 
 
 def _scenes(options: ServeOptions, assets: Path) -> tuple[Scene, ...]:
-    """The gallery, with the scene to start in first."""
+    """The gallery, with the scene to start in first, under the words of the prompt."""
+    return tuple(options.worded(scene) for scene in _ordered(options, assets))
+
+
+def _ordered(options: ServeOptions, assets: Path) -> tuple[Scene, ...]:
     gallery = load_gallery(assets / "gallery")
     if options.image is not None:
         return (photograph(options.image, fov=options.fov), *gallery)

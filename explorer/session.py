@@ -7,6 +7,7 @@ kept. Should that not lead to a further chunk, the one before is tried, and so o
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,17 +19,19 @@ from explorer.controls import Steering
 from explorer.flight import read_intrinsics
 from explorer.history import History
 from explorer.latency import Journey, Latency
-from explorer.messages import Failed, Frames, Kept, Progress, Ready, Refused, Resting
+from explorer.messages import Failed, Frames, Kept, Progress, Ready, Refused, Resting, Told
 from explorer.pacer import Pacer, Shown
 from explorer.pilot import PilotState, steered
 from explorer.predict import Flown, held_back, zoomed
 from explorer.reproject import Anchor, View, leashed, shown_lens
-from explorer.spool import DISK, MEMORY
+from explorer.spool import budgets
 from explorer.stats import Stats
+from explorer.teller import Teller
 from explorer.worker import PATIENCE, Chunk, EngineProcess
 
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "recovering", "failed"]
 FALLS = 5  # engines in a row that do not generate a chunk
+SLOWEST = 100e6  # bytes of a state that are read, checked and placed per second at the very least
 SLOWER = 8.0  # times a usual chunk that one may take before the engine is believed to hang
 ASLEEP = 1.0  # seconds between two ticks: longer, and it was the window that slept
 LONGEST = 0.25  # seconds between two ticks that the pilot flies: a window that was held up does not run away
@@ -45,25 +48,27 @@ class Session:
         device: str = "auto",
         threads: int | None = None,
         setup: Setup | None = None,
-        memory: int = MEMORY,
-        disk: int = DISK,
+        memory: int = 0,
+        disk: int = 0,
     ) -> None:
-        """memory, disk: bytes for the states that one can return to."""
-        self.history = History(memory=memory, disk=disk)
+        """memory, disk: bytes for the states that one can return to; 0: what suits the world."""
+        usual = budgets(model)
+        self.history = History(memory=memory or usual[0], disk=disk or usual[1])
         self._options: dict[str, Any] = dict(
             model=model,
             assets=assets,
             device=device,
             threads=threads,
-            setup=setup,
-            spool=self.history.spool.folder,
+            spool=self.history.spool.places,
         )
-        self.refining: Refining = "auto" if setup is None else setup.refiner
+        setup = setup or Setup()
+        self.refining: Refining = setup.refiner
+        self.teller = Teller(setup, self.history.spool.folder)
         self.scene: Scene | None = None
         self.paused = self._stands = False
         self._spare = 0
         self._lens: Intrinsics | None = None  # of the scene
-        self.engine = EngineProcess(**self._options)
+        self.engine = EngineProcess(**self._options, setup=self.teller.setup)
         self._fresh()
 
     def _fresh(self) -> None:
@@ -76,7 +81,14 @@ class Session:
         self._singles, self._asked = 0, False  # frames asked for one by one, and whether of the engine
         self._last_tick = self._awake = 0.0
         self._land()
+        self._opening = 0.0  # seconds that reading the last state may take
         self.patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
+
+    def _resume(self, path: Path) -> None:
+        """Have the engine go on from a state, which it may take its time to read."""
+        with suppress(OSError):
+            self._opening = path.stat().st_size / SLOWEST
+        self.engine.resume(path)
 
     def _land(self) -> None:
         """No pilot, until a frame says where he is."""
@@ -101,7 +113,7 @@ class Session:
             self._pacer.clear()
             self.stage, self.note = "waiting", "generating the first frames"
             if scene.past is not None:
-                self.engine.resume(self.history.go(0))
+                self._resume(self.history.go(0))
                 self.stats.reference(scene.past.picture)
                 self._lens = read_intrinsics(scene.past.record)
                 return
@@ -119,7 +131,7 @@ class Session:
         self._land()
         self.stats.broke()
         if self.stage in ("flying", "resting", "waiting"):
-            self.engine.resume(path)
+            self._resume(path)
             self.stage = "flying"
 
     def pause(self, on: bool, *, now: float) -> None:
@@ -151,9 +163,14 @@ class Session:
                 self.engine.once()
 
     @property
-    def rewordable(self) -> bool:
-        """Whether the world takes other words while it is flown."""
-        return bool(self._options["model"] == "pocket")
+    def reads(self) -> bool:
+        """Whether the world reads any prompt; else it knows words of a vocabulary."""
+        return bool(self._options["model"] == "sana-wm")
+
+    def retell(self, prompt: str) -> None:
+        """Another prompt for the flight and all later ones; `teller` says how far it is."""
+        if self.engine.spec is not None:
+            self.teller.ask(prompt, refiner=self.engine.spec.refiner)
 
     def reword(self, words: tuple[int, ...] | None) -> None:
         """Other words for the world from the next chunk on."""
@@ -192,6 +209,8 @@ class Session:
         for event in self.engine.events():
             self._take(event, now, steering)
         self._watch(now)
+        if (ready := self.teller.ready()) is not None:
+            self.engine.retell(*ready)
         shown = self._pacer.due(now) if self._pacer else []
         while self._singles and self._pacer and (one := self._pacer.one()):
             self._singles -= 1
@@ -231,7 +250,7 @@ class Session:
         if now - self._last_tick > ASLEEP:
             self._awake = now
         self._last_tick = now
-        patience = max(self.patience, SLOWER * max(self.stats.chunk_seconds, default=0.0))
+        patience = max(self.patience, self._opening, SLOWER * max(self.stats.chunk_seconds, default=0.0))
         if self.stage != "failed" and self.engine.hangs(now, since=self._awake, patience=patience):
             self.patience *= 2  # should this machine only be busy, the next engine gets more time
             self._fall("the engine no longer answers")
@@ -253,6 +272,8 @@ class Session:
             case Kept():
                 self.history.kept(event)
                 self.stats.kept(event)
+            case Told():
+                self.teller.told(event)
             case Chunk():
                 self._queue(event, now, steering)
 
@@ -261,8 +282,9 @@ class Session:
             self._pacer = Pacer(fps=fps)
         recovering, self.stage, self.note = self.stage == "recovering", "ready", ""
         if recovering and (here := self.history.timeline.here) is not None:
-            self.engine.resume(self.history.go(here))
+            self._resume(self.history.go(here))
             self.engine.pause(self.paused)
+            self.teller.again()
             self.stage = "recovering"
         elif self.scene is not None:
             self.begin(self.scene)
@@ -291,7 +313,8 @@ class Session:
     def _replace_engine(self) -> None:
         self.engine.kill()
         self.engine.stop()
-        self.engine = EngineProcess(**self._options, flight=self.engine.flight)
+        self.history.spool.tidy()
+        self.engine = EngineProcess(**self._options, setup=self.teller.setup, flight=self.engine.flight)
         self.engine.spare(self._spare)
         self.engine.refine(self.refining)
 
@@ -313,6 +336,7 @@ class Session:
             self.stats.reference(chunk.frames[0].pixels)
 
     def stop(self) -> None:
+        self.teller.stop()
         self.engine.stop()
         self.history.close()
 

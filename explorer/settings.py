@@ -62,6 +62,16 @@ class Recordings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timeline:
+    memory: float = _number(
+        0.0, 0.1, 1000.0, "gigabytes of moments in main memory; 0: 0.5 in pocket, 16 in sana-wm", also=0.0
+    )
+    disk: float = _number(
+        0.0, 0.1, 1000.0, "gigabytes of moments on disk; 0: 4 in pocket, 32 in sana-wm", also=0.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything a settings file can say; the defaults are what a missing file means."""
 
@@ -71,6 +81,7 @@ class Settings:
     flight: Flight = Flight()
     hud: Hud = Hud()
     recording: Recordings = Recordings()
+    timeline: Timeline = Timeline()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ SECTIONS = {
     "flight": "how a flight begins",
     "hud": "what lies over the picture",
     "recording": "films and pictures",
+    "timeline": "the moments that one can return to",
 }
 
 
@@ -78,7 +79,7 @@ def _bound_lines(bound: Bound) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsOptions:
-    """Show the settings in force: keys, mouse, gamepad, flight, figures, recordings; and where their file is.
+    """Show the settings in force: keys, mouse, gamepad, flight, figures, recordings, timeline; and where their file is.
 
     Edit that file with any editor; mistakes are named by line when a flight begins, and by this command.
     """

@@ -1,6 +1,8 @@
 """Where the states of a flight lie: the newest in memory, older ones on disk, all outside the engine process.
 
 A state of `pocket` has 13 MB (17 with spatial memory): `python -m benchmarks.kills` says how long it takes to keep one.
+One of `sana-wm` has 1.6 GB, up to 10 with its refiner. So budgets differ by world, and half of what is free is never
+touched; what exceeds the memory goes to disk, what exceeds both is thinned out, old moments first.
 """
 
 from __future__ import annotations
@@ -20,9 +22,15 @@ from explorer.timeline import Timeline
 
 T = TypeVar("T")
 MEMORY, DISK = 512 << 20, 4 << 30  # bytes
+LARGE = 16 * 10**9, 32 * 10**9  # the same for worlds of large states
 ROOM = 256 << 20  # bytes that must be free where states lie in memory
 SHARED = Path("/dev/shm")
 PREFIX = "world-explorer-"
+
+
+def budgets(model: str) -> tuple[int, int]:
+    """Bytes in memory and on disk for the states of a world, unless the settings say otherwise."""
+    return LARGE if model == "sana-wm" else (MEMORY, DISK)
 
 
 @dataclass(slots=True)
@@ -47,7 +55,7 @@ class Spool:
         for place in {fast, slow}:
             _remove_left_over(place)
         self._locks: list[IO[str]] = []
-        self.folder = self._folder(fast)  # where the engine writes
+        self.folder = self._folder(fast)
         self._slow = self._folder(slow) if fast != slow else self.folder
         self._entries: dict[int, Entry] = {}
         self._held: frozenset[int] = frozenset()
@@ -60,6 +68,11 @@ class Spool:
         _try_lock(lock)
         self._locks.append(lock)
         return folder
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where the engine may write, the fastest first."""
+        return tuple(dict.fromkeys((self.folder, self._slow)))
 
     @property
     def count(self) -> int:
@@ -76,8 +89,8 @@ class Spool:
         return sum(e.size for e in self._entries.values() if not e.fast and e.ours)
 
     def keep(self, id: int, path: Path, size: int) -> None:
-        """The engine has written the state of this moment into `folder`."""
-        self._entries[id] = Entry(path, size, fast=self._slow != self.folder)
+        """The engine has written the state of this moment into one of `places`."""
+        self._entries[id] = Entry(path, size, fast=path.parent != self._slow)
 
     def adopt(self, id: int, path: Path) -> None:
         """The state of this moment is in a file of somebody else."""
@@ -109,6 +122,11 @@ class Spool:
     def discard(self, path: Path) -> None:
         """Remove a state that nobody will return to."""
         self._thread.submit(_unlink, path)
+
+    def tidy(self) -> None:
+        """Remove what an engine that is gone had not finished writing."""
+        for part in (part for place in self.places for part in place.glob("*.part")):
+            self.discard(part)
 
     def clear(self) -> None:
         """Forget all."""

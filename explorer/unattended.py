@@ -18,7 +18,7 @@ from explorer.assets import Scene, assets_folder
 from explorer.controls import Steering
 from explorer.dialect import POCKET_MOTION, Motion
 from explorer.export import require_empty
-from explorer.flight import lasting, open_flight
+from explorer.flight import open_flight
 from explorer.flightlog import Header
 from explorer.host import finite_step
 from explorer.path import load_path
@@ -75,7 +75,7 @@ def frames_of(engine: World, flight: Plan) -> Iterator[Frame]:
 def _begun(engine: World, scene: Scene) -> tuple[Frame, StreamState]:
     """The frame that the film begins with, and the state after it: a first picture, or where a .world was saved."""
     if scene.past is not None:
-        saved = open_flight(scene.past.path, lasting(engine), id=0, used=Steering())
+        saved = open_flight(scene.past.path, engine, id=0, used=Steering())
         last = Frame(
             pixels=scene.rgb,
             pose=scene.pose,

@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -33,10 +33,12 @@ from explorer.messages import (
     Refused,
     Resting,
     Resume,
+    Retell,
     Reword,
     Spare,
     Stop,
     Taken,
+    Told,
 )
 from explorer.predict import Flown
 from explorer.slots import Slots
@@ -54,7 +56,7 @@ class Chunk:
     made: Frames
 
 
-Event = Progress | Ready | Resting | Failed | Kept | Refused | Chunk
+Event = Progress | Ready | Resting | Failed | Kept | Refused | Told | Chunk
 
 
 class Outbox:
@@ -96,10 +98,10 @@ class EngineProcess:
         threads: int | None = None,
         nice: int = NICE,
         setup: Setup | None = None,
-        spool: Path | None = None,
+        spool: Sequence[Path] = (),
         flight: int = 0,
     ) -> None:
-        """spool: where states are kept after every chunk.  flight: ids of flights are larger than this."""
+        """spool: folders where states are kept, the fastest first.  flight: ids of flights are larger than this."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._pulse = context.Array("d", 2, lock=False)  # see `Pulse`
@@ -151,6 +153,10 @@ class EngineProcess:
 
     def reword(self, words: tuple[int, ...] | None) -> None:
         self._say(Reword(words))
+
+    def retell(self, prompt: str, path: Path) -> None:
+        """Another prompt, whose text lies in a file."""
+        self._say(Retell(prompt, path))
 
     def pause(self, on: bool) -> None:
         self._say(Pause(on))
@@ -228,7 +234,7 @@ class EngineProcess:
                 return [Chunk(self._copied(message), message)]
             case Refused(flight=flight) if flight != self.flight:
                 return []
-            case Progress() | Resting() | Failed() | Kept() | Refused():
+            case Progress() | Resting() | Failed() | Kept() | Refused() | Told():
                 return [message]
         raise AssertionError(f"unknown message {message!r}")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import container
-from explorer.flight import FARTHEST, read_intrinsics, read_pilot
+from explorer.flight import FARTHEST, read_intrinsics, read_pilot, read_prompt
 from explorer.reel import THUMBNAIL
 from explorer.timeline import Rows
 
@@ -73,8 +73,9 @@ def open_world(path: Path) -> Scene:
     """A scene that goes on where the file was saved. Raises ValueError: one sentence."""
     from explorer.assets import Scene
 
-    arrays, record = container.read(path)
+    arrays, record = container.read(path, without="state.")
     try:
+        read_prompt(record)
         k = read_intrinsics(record)
         shape = (k.height, k.width, 3)
         picture, shown = (_pixels(arrays, name, shape) for name in ("picture", "shown"))

@@ -35,6 +35,9 @@ MISTAKES = {
     "[world]\nspeed = true": "number",
     "[world]\nthreads = 1.5": "whole number",
     '[world]\nmodel = "moon"': "pocket",
+    "[world]\nmemory = 48": "--model sana-wm",
+    '[world]\nmodel = "sana-wm"\nmemory = 20': "--memory 20",
+    '[world]\nprompt = "a\\nb"': "one line",
     '[world]\nscenes = "meadow"': "list",
     '[world]\nscenes = ["a", "a"]': "once",
     '[world]\nscenes = ["../a"]': "scene names",
@@ -79,6 +82,8 @@ def test_the_example_says_the_defaults_and_names_every_key() -> None:
 
 def toml(value: Any) -> str:
     """A value as TOML writes it; JSON strings are TOML strings."""
+    if value is None:
+        return '""'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -95,6 +100,7 @@ stations = st.builds(
         World,
         threads=st.integers(0, 256),
         scenes=names,
+        prompt=st.from_regex(r"[a-z ]{0,30}", fullmatch=True),
         speed=st.floats(0.1, 30.0),
         device=st.sampled_from(["auto", "cpu", "cuda"]),
     ),

@@ -122,6 +122,25 @@ def test_words_are_typed_corrected_and_read() -> None:
     assert len(Wording().after("text", "x" * 1000).line) == 80
 
 
+def test_a_prompt_is_any_text() -> None:
+    import pygame
+
+    from explorer.paint import Brush
+
+    pygame.font.init()
+    line = Wording("fog", free=True).after("text", " over dragons ")
+    done = line.after("accept")
+    assert (done.done, done.text, done.words) == (True, "fog over dragons", None)
+    assert line.after("escape").text is None
+    assert Wording(free=True).after("accept").text == ""  # no prompt is one, too
+    long = Wording(free=True).after("text", "gulls " * 1000)
+    assert len(long.line) == 1000
+    brush = Brush(800)
+    low, high = Wording(free=True).draw(brush), long.draw(brush)
+    assert low.get_width() == high.get_width() == Wording().draw(brush).get_width()
+    assert low.get_height() < high.get_height() < 300
+
+
 def test_drift_measures_detail_as_the_evaluation_does() -> None:
     import torch
 

@@ -119,6 +119,10 @@ def fly(client: Client, *, starts_at: float) -> None:
         (["--quality", "0"], "quality 0 must lie between 1 and 100"),
         (["--model", "nowhere"], "nowhere"),
         (["--image", "/nothing.jpg"], "/nothing.jpg"),
+        (["--refiner", "on"], "--model sana-wm"),
+        (["--prompt", "dragons"], "dragons"),
+        (["--model", "sana-wm", "--memory", "20"], "--memory 20"),
+        (["--model", "sana-wm", "--weights", "/nowhere"], "explorer download sana-wm-streaming"),
     ],
 )
 def test_a_mistake_is_one_sentence(assets: Path, arguments: list[str], says: str) -> None:

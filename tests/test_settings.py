@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from explorer.app import main
 from explorer.bindings import AXES, KEY_NAMES, KEYS, PAD, PAD_NAMES, Bound, commands, key_axes, labels
 from explorer.controls import Hands
-from explorer.settings import Flight, Gamepad, Hud, Mouse, Recordings, Settings, parse_settings
+from explorer.settings import Flight, Gamepad, Hud, Mouse, Recordings, Settings, Timeline, parse_settings
 from explorer.settings_file import settings_path, settings_text
 
 
@@ -56,6 +56,7 @@ ANY = st.builds(
     flight=st.builds(Flight, speed=st.floats(0.1, 30), fov=st.just(0.0) | st.floats(10, 150)),
     hud=st.builds(Hud, figures=st.booleans(), hints=st.booleans()),
     recording=st.builds(Recordings, folder=FOLDERS, hud=st.booleans()),
+    timeline=st.builds(Timeline, memory=st.just(0.0) | st.floats(0.1, 1000.0), disk=st.floats(0.1, 1000.0)),
 )
 
 
@@ -100,6 +101,7 @@ MISTAKES = {
     "[gamepad]\ndead = 0.1": "gamepad.dead is unknown: did you mean 'dead_zone'?",
     "[recording]\nfolder = 'films'": "= 'films' is relative",
     "[recording]\nfolder = 3": "write a folder in quotes",
+    "[timeline]\ndisk = 0.01": "use 0.1 to 1000, or 0",
     "[keys\n": "is not TOML",
     "a = " + "[" * 5000: "TOML|nested",
 }

@@ -16,9 +16,14 @@ from engine.codec import Codec
 from engine.config import POCKET_CODEC, WORLDS, memory_channels
 from engine.engine import Chunk, Engine
 from engine.model import WorldModel
-from engine.snapshot import flatten, restore
+from engine.opening import open_sana
+from engine.restore import restore
+from engine.sampler import SamplerState
+from engine.sana import SanaEngine
+from engine.snapshot import flatten, rebuild
 from engine.state import StreamState
 from tests.tiny import CODEC, MODEL, hills
+from tests.tiny_sana import SETUP
 
 LENS = Intrinsics.from_fov(1.2, width=256, height=160)
 CHUNKS = 10  # two more than the window holds
@@ -29,6 +34,11 @@ def build(*, remembers: bool, dtype: torch.dtype) -> Engine:
     config = replace(MODEL, memory_channels=memory_channels(POCKET_CODEC) if remembers else 0)
     parts = [m.to(dtype).eval().requires_grad_(False) for m in (WorldModel(config), Codec(CODEC))]
     return Engine(WORLDS["pocket"], model=parts[0], codec=parts[1], weights="w")
+
+
+def form(engine: Engine | SanaEngine) -> dict[str, Any]:
+    """What saved states are judged by."""
+    return dict(like=engine.pattern, config=engine.generator.config, device=engine.device)
 
 
 @pytest.fixture(
@@ -56,7 +66,7 @@ def test_what_is_read_back_continues_bit_for_bit(engine: Engine, flown: StreamSt
     arrays, record = flatten(flown)
     container.write(tmp_path / "a.world", arrays, record)
     read = container.read(tmp_path / "a.world")
-    back = restore(*read, like=engine.pattern, config=engine.generator.config)
+    back = restore(*read, **form(engine))
     again, numbers = flatten(back)
     assert numbers == record
     assert arrays.keys() == again.keys()
@@ -69,6 +79,82 @@ def test_what_is_read_back_continues_bit_for_bit(engine: Engine, flown: StreamSt
         assert a.index == b.index
 
 
+@pytest.fixture(scope="module")
+def sana() -> SanaEngine:
+    return open_sana(SETUP, device="cpu")
+
+
+def walk(engine: SanaEngine, chunks: int, *, refining: bool = True) -> Chunk:
+    lens = Intrinsics.from_fov(1.2, width=engine.spec.width, height=engine.spec.height)
+    picture = hills(0, engine.spec.width, engine.spec.height)
+    chunk = engine.start(picture, pose=Pose(), intrinsics=lens, seed=2**62)
+    for k in range(chunks):
+        chunk = stride(engine, replace(chunk.state, refining=refining), k)
+    return chunk
+
+
+def stride(engine: SanaEngine, state: StreamState, k: int) -> Chunk:
+    lens = Intrinsics.from_fov(1.2, width=engine.spec.width, height=engine.spec.height)
+    poses = [Pose(t=np.array([0.0, 0.0, 0.05 * (24 * k + i)])) for i in range(24)]
+    return engine.step(state, poses, intrinsics=lens)
+
+
+@pytest.mark.parametrize(("chunks", "refining"), [(0, True), (1, True), (2, False), (4, True)])
+def test_sana_continues_bit_for_bit(sana: SanaEngine, chunks: int, refining: bool, tmp_path: Path) -> None:
+    """From its beginning, with windows half full and full, with the refiner on and off."""
+    state = walk(sana, chunks, refining=refining).state
+    arrays, record = flatten(state)
+    container.write(tmp_path / "a.world", arrays, record)
+    back = restore(*container.read(tmp_path / "a.world"), **form(sana))
+    one, two = stride(sana, state, chunks), stride(sana, back, chunks)
+    for a, b in zip(one.frames, two.frames, strict=True):
+        assert np.array_equal(a.pixels, b.pixels)
+        assert a.index == b.index
+    assert torch.equal(one.state.latent, two.state.latent)
+
+
+def test_a_sana_state_that_does_not_hold_together_is_refused(sana: SanaEngine) -> None:
+    arrays, record = flatten(walk(sana, 2).state)
+    restore(arrays, record, **form(sana))
+    for name in [n for n in arrays if "refiner.history" in n or "decoder" in n or n.endswith(".S")]:
+        with pytest.raises(ValueError, match="of the saved state"):
+            restore({**arrays, name: arrays[name][:, :-1]}, record, **form(sana))
+    for name, value in (("held", 2), ("frame", 1), ("grid", [1, 2])):
+        numbers = {**record["numbers"], f"state.refiner.{name}": value}
+        with pytest.raises(ValueError, match=r"is no window|of the saved state"):
+            restore(arrays, {**record, "numbers": numbers}, **form(sana))
+    for part in ("state.refiner.", "state.decoder.", "state.blocks."):
+        less = {n: a for n, a in arrays.items() if not n.startswith(part)}
+        numbers = {n: v for n, v in record["numbers"].items() if not n.startswith(part)}
+        with pytest.raises(ValueError, match="the saved state has no"):
+            restore(less, {**record, "numbers": numbers}, **form(sana))
+
+
+def test_axes_keep_their_order_in_memory() -> None:
+    """A kernel for one order may round otherwise than that for another."""
+    x = torch.randn(2, 3, 4, 5, 6)
+    for order in ((0, 1, 2, 3, 4), (0, 2, 3, 4, 1), (4, 2, 0, 1, 3)):
+        clip = SamplerState(latents=x.permute(order), done=0)
+        arrays, record = flatten(clip)
+        back = rebuild(SamplerState, arrays, record).latents
+        assert torch.equal(back, clip.latents)
+        assert back.stride() == clip.latents.stride()
+    for wrong in ([0, 1], [0, 1, 2, 3, 3], "01234", [[], 1, 2, 3, 4], ["0", 1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="no order of 5 axes"):
+            rebuild(SamplerState, arrays, {**record, "orders": {"state.latents": wrong}})
+
+
+def test_any_value_of_tensors_comes_back() -> None:
+    clip = SamplerState(latents=torch.randn(2, 3).bfloat16(), done=7)
+    back = rebuild(SamplerState, *flatten(clip))
+    assert torch.equal(back.latents, clip.latents)
+    assert back.done == 7
+    with pytest.raises(ValueError, match="saved state"):
+        rebuild(StreamState, *flatten(clip))
+    with pytest.raises(TypeError, match="cannot be kept"):
+        flatten(replace(clip, done=float("nan")))
+
+
 def test_every_tensor_of_the_state_counts(engine: Engine, flown: StreamState) -> None:
     """One missing, misshapen, mistyped or non-finite array, each in turn, is refused by its name."""
     arrays, record = flatten(flown)
@@ -78,10 +164,10 @@ def test_every_tensor_of_the_state_counts(engine: Engine, flown: StreamState) ->
             wrong["number"] = np.full_like(a, np.inf)
         for bad in wrong.values():
             with pytest.raises(ValueError, match="of the saved state"):
-                restore({**arrays, name: bad}, record, like=engine.pattern, config=engine.generator.config)
+                restore({**arrays, name: bad}, record, **form(engine))
         less = {n: x for n, x in arrays.items() if n != name}
         with pytest.raises(ValueError, match=name):
-            restore(less, record, like=engine.pattern, config=engine.generator.config)
+            restore(less, record, **form(engine))
 
 
 @pytest.mark.parametrize(
@@ -103,17 +189,15 @@ def test_numbers_that_do_not_belong_together_are_refused(
     arrays, record = flatten(flown)
     numbers = {**record["numbers"], name: value}
     with pytest.raises(ValueError, match="saved state"):
-        restore(arrays, {**record, "numbers": numbers}, like=engine.pattern, config=engine.generator.config)
+        restore(arrays, {**record, "numbers": numbers}, **form(engine))
 
 
 def test_a_stranger_in_the_file_is_refused(engine: Engine, flown: StreamState) -> None:
     arrays, record = flatten(flown)
     with pytest.raises(ValueError, match="does not have"):
-        restore(
-            {**arrays, "state.x": np.zeros(1)}, record, like=engine.pattern, config=engine.generator.config
-        )
+        restore({**arrays, "state.x": np.zeros(1)}, record, **form(engine))
     with pytest.raises(ValueError, match="no list of numbers"):
-        restore(arrays, {}, like=engine.pattern, config=engine.generator.config)
+        restore(arrays, {}, **form(engine))
 
 
 def test_other_words_are_those_of_a_flight_begun_with_them(engine: Engine, flown: StreamState) -> None:

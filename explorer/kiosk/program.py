@@ -31,7 +31,8 @@ def station_scenes(station: Station, assets: Path) -> tuple[Scene, ...]:
                 f"[world] scenes names '{name}', which the gallery lacks: use {', '.join(gallery)}"
             )
     own = tuple(photograph(path) for path in world.pictures)
-    scenes = own + tuple(gallery[name] for name in world.scenes or (() if own else gallery))
+    chosen = own + tuple(gallery[name] for name in world.scenes or (() if own else gallery))
+    scenes = tuple(world.choice.worded(scene) for scene in chosen)
     names = [scene.name for scene in scenes]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two scenes are named '{min(twice)}': give the picture another file name")
@@ -62,12 +63,18 @@ def _show(link: Link, station: Station) -> None:
 
     assets = assets_folder()
     scenes = station_scenes(station, assets)
-    world, screen = station.world, station.screen
+    world, screen, choice = station.world, station.screen, station.world.choice
     window = StationWindow(
-        SIZE, title="World Explorer", speed=world.speed, fullscreen=screen.fullscreen, leave=screen.leave
+        SIZE,
+        title="World Explorer",
+        speed=world.cruise,
+        fullscreen=screen.fullscreen,
+        leave=screen.leave,
     )
     try:
-        session = Session(world.model, assets=assets, device=world.device, threads=world.threads or None)
+        session = Session(
+            choice.model, assets=assets, device=choice.device, threads=choice.threads, setup=choice.setup
+        )
         try:
             show = Show(window, session, scenes, station, tell=link.tell)
             try:

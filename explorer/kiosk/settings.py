@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from engine.config import WORLDS
+from engine.setup import Refining
+from explorer.choice import WorldChoice
 from explorer.kiosk.chord import Chord
 from explorer.kiosk.schema import ADDRESS, HOST, chord, names, number, path, paths, text, whole, yes
 from explorer.kiosk.texts import LANGUAGES, Texts, load_texts
@@ -29,13 +31,40 @@ class World:
     """What is flown through."""
 
     model: Annotated[str, text("|".join(map(re.escape, WORLDS)), " or ".join(WORLDS))] = "pocket"
+    prompt: Annotated[str, text(r"[^\n]{0,2000}", "one line of at most 2000 characters")] = ""
+    refiner: Annotated[Refining, text("auto|on|off", "auto, on or off")] = "auto"
+    memory: Annotated[int, whole(0, 1000)] = 0  # gigabytes of the tier; 0: what the GPU has
+    weights: Annotated[Path | None, path] = None  # none: the models folder
+    random_weights: Annotated[bool, yes] = False
     device: Annotated[str, text("auto|cpu|cuda", "auto, cpu or cuda")] = "auto"
     threads: Annotated[int, whole(0, 256)] = 0  # 0: what suits the machine
     pictures: Annotated[tuple[Path, ...], paths] = ()  # of the owner's, to fly into
     scenes: Annotated[
         tuple[str, ...], names(r"[\w-]{1,64}", "scene names")
     ] = ()  # no pictures either: the whole gallery
-    speed: Annotated[float, number(0.1, 30.0)] = 4.0  # metres per second at the start of a visit
+    speed: Annotated[float, number(0.1, 30.0, zero="the world's own")] = 0.0
+
+    def __post_init__(self) -> None:
+        self.choice  # noqa: B018 -- what goes together is checked when it is built
+
+    @property
+    def cruise(self) -> float:
+        """Metres per second at the start of a visit."""
+        return self.speed or self.choice.usual_speed
+
+    @property
+    def choice(self) -> WorldChoice:
+        """The same as the flags of `explorer fly`. Raises ValueError for settings that do not go together."""
+        return WorldChoice(
+            model=self.model,
+            prompt=self.prompt or None,
+            device=self.device,
+            threads=self.threads or None,
+            refiner=self.refiner,
+            memory=self.memory or None,
+            weights=self.weights,
+            random_weights=self.random_weights,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +157,7 @@ def example() -> str:
 
 
 def read_station(path: Path) -> Station:
-    """The station that a file describes; its pictures are found from its folder."""
+    """The station that a file describes; pictures and weights are found from its folder."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{path} is larger than a station file can be ({LARGEST >> 20} MB)")
@@ -140,8 +169,10 @@ def read_station(path: Path) -> Station:
             f"cannot read {path} ({error.strerror}): write one with explorer kiosk --example"
         ) from None
     station = parse_station(text, name=str(path))
-    pictures = tuple(path.parent / picture for picture in station.world.pictures)
-    return replace(station, world=replace(station.world, pictures=pictures))
+    world = station.world
+    pictures = tuple(path.parent / picture for picture in world.pictures)
+    weights = world.weights and path.parent / world.weights
+    return replace(station, world=replace(world, pictures=pictures, weights=weights))
 
 
 def parse_station(text: str, *, name: str = "station.toml") -> Station:
@@ -195,7 +226,10 @@ def _section(kind: type[T], value: Any, *, where: str) -> T:
             values[key] = checks[key](given)
         except ValueError as error:
             raise ValueError(f"{where} {key} cannot be {_shown(given)}: {error}") from None
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _shown(value: Any) -> str:

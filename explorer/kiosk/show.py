@@ -197,7 +197,7 @@ class Show:
         self.visits += 1
         self.tell(Event(f"visit {self.visits} began in {self.scenes[self.scene].name}"))
         self._help_until = now + self.station.visit.help_seconds
-        self.window.hands = replace(self.window.hands, speed=self.station.world.speed)
+        self.window.hands = replace(self.window.hands, speed=self.station.world.cruise)
         self._begin(self.scene, now)
 
     def _let_go(self, now: float) -> None:
@@ -223,7 +223,7 @@ class Show:
         if flown > self.station.attract.scene_seconds:
             self._begin((self.scene + 1) % len(self.scenes), now)
         else:
-            hands = replace(self.window.hands, speed=self.station.world.speed)
+            hands = replace(self.window.hands, speed=self.station.world.cruise)
             self.window.hands = hands.pad(autopilot.sticks(flown), now=now)
 
     def _engine(self, now: float) -> None:

@@ -17,6 +17,7 @@ let retryTimer = 0;
 let reloadOnly = false; // this page cannot talk to this world: only a new page can
 let full = ""; // what a world without a free place said
 let greeting = null; // the Hello message
+let pacedFor = ""; // the world whose usual speed the hands have
 let status = null;
 let seat = { role: "spectator", place: 0 };
 let shown = []; // the last pictures drawn: when, where from
@@ -75,6 +76,8 @@ function receive(data) {
 }
 
 function hello(message) {
+  if (pacedFor !== message.world) hands.setSpeed(message.speed);
+  pacedFor = message.world;
   greeting = message;
   attempts = 0;
   full = "";
