@@ -24,22 +24,22 @@ from kernels.program import INSTALLED, compiled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Tokens per step, warps and pipeline stages of the three programs."""
+    """Tokens per step, warps and pipeline stages of the three programs. Chosen on an H100 at 3×880 tokens, 20×112."""
 
     parts: int = 1  # of a frame's tokens, summed by different programs
-    block: int = 32
+    block: int = 64
     warps: int = 4
-    stages: int = 3
+    stages: int = 2
     columns: int = 32  # of the memory per program of the recurrence; at least 16
     recurrence_warps: int = 8
     recurrence_stages: int = 1
     read_block: int = 64
-    read_warps: int = 4
+    read_warps: int = 8
 
 
 TUNING = Tuning()
 EXACT = Tuning(  # fp32 operands take twice the room
-    warps=8, stages=1, columns=16, recurrence_warps=16, read_block=32, read_warps=8
+    block=32, warps=8, stages=1, columns=16, recurrence_warps=16, read_block=32, read_warps=8
 )
 
 

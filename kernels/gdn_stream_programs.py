@@ -41,7 +41,9 @@ def products(
                 KP,
             )
         write = x * tl.load(beta + n * beta_n, mask=live, other=0.0)
-        y = x.to(v.dtype.element_ty)
+        # Computed, not loaded: a loaded tile that also goes into `write` gets one buffer too few in Triton's pipeline,
+        # and is overwritten while the matrix units still read it.
+        y = tl.where(live, x, 0.0).to(v.dtype.element_ty)
         if VALUES:
             y = tl.load(v + n * v_t + d, mask=live & (d < V), other=0.0)
         total = tl.dot(tl.trans(write.to(v.dtype.element_ty)), y, acc=total, input_precision=PRECISION)

@@ -19,7 +19,7 @@ pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # the interpreter truncates where it should round to bf16
 DTYPES = [torch.float32, torch.bfloat16 if DEVICE == "cuda" else torch.float16]
-SIZES = [(1, 5, 1, 1, 16), (2, 2, 3, 7, 24), (1, 1, 4, 33, 40), (1, 1, 2, 65, 112)]
+SIZES = [(1, 5, 1, 1, 16), (2, 2, 3, 7, 24), (1, 1, 4, 33, 40), (1, 1, 2, 65, 112), (1, 1, 1, 500, 64)]
 EPS = 1e-8
 
 
@@ -66,7 +66,9 @@ def compare(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("size", "V"), [*zip(SIZES, (16, 20, 1, 112), strict=True), (SIZES[1], 1)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "V"), [*zip(SIZES, (16, 20, 1, 112, 64), strict=True), (SIZES[1], 1)], ids=str
+)
 def test_kernel_equals_twin(size: tuple[int, ...], V: int, dtype: torch.dtype) -> None:
     given = arguments(*size, V)
     chunk = (size[2],)
@@ -130,7 +132,7 @@ def test_the_operators_are_well_formed() -> None:
     torch.library.opcheck(torch.ops.explorer.gdn_main.default, main, test_utils=kinds)
 
 
-def spoken(given: dict[str, Any], device: str, dtype: torch.dtype) -> dict[str, Any]:
+def moved_to(given: dict[str, Any], device: str, dtype: torch.dtype) -> dict[str, Any]:
     """A model's arguments elsewhere."""
     moved = {n: t.to(device=device, dtype=dtype) for n, t in given.items() if n != "text_mask"}
     return {**given, **moved}
@@ -148,7 +150,7 @@ def test_a_stream_equals_the_dense_form(
         given = inputs(model, sum(lengths))
         want, _ = run(model, given, lengths, dense=len(lengths))
         model.to(DEVICE, torch.float32)
-        given = spoken(given, DEVICE, torch.float32)
+        given = moved_to(given, DEVICE, torch.float32)
         plain, _ = run(model, given, lengths)
         asked = []
 
