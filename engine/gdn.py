@@ -56,6 +56,7 @@ class GDN(Mixer):
         q, k, v = self.positive(self.q_norm(q), self.k_norm(k), v, layout)
         given = dict(q=q, k=k, v=v, beta=beta, decay=decay, S=past.S, z=past.z)
         if streams(u, width=self.config.head_dim, chunks=layout.chunks):
+            given |= dict(q=q.to(u.dtype), k=k.to(u.dtype))  # half the bytes, 1.1 times the error
             o, S, z = gdn_main(**given, cos=layout.rotary.cos, sin=layout.rotary.sin, eps=EPS)
         else:
             o, S, z = self.weighed(u, layout, **given)
@@ -115,7 +116,8 @@ class GDN(Mixer):
     ) -> tuple[Tensor, Tensor]:
         """`gdn_scan`; on a GPU by one kernel for clips and one for streams, which read vectors in the dtype of u."""
         if erase is None and streams(u, width=q.shape[-1], chunks=layout.chunks):
-            return gdn_stream(q=q, k=k, v=v.to(u.dtype), beta=beta, decay=decay, S=S)
+            q, k, v = (x.to(u.dtype) for x in (q, k, v))
+            return gdn_stream(q=q, k=k, v=v, beta=beta, decay=decay, S=S)
         if not suits(u, width=q.shape[-1], chunks=layout.chunks):
             return gdn_scan(q=q, k=k, v=v, beta=beta, decay=decay, S=S, chunks=layout.chunks, erase=erase)
         q, k = q.to(u.dtype), k.to(u.dtype)
