@@ -41,22 +41,25 @@ class SteadyChunk:
         return x, bool(finite), self.model.after(given, mixers, tails)
 
     def _plain(self, x: Tensor, given: Given) -> Passes:
-        return self._passes(x, given, plain)
+        return self.passes(x, given, plain)
 
     def _compiled(self, x: Tensor, given: Given) -> Passes:
-        return self._passes(x, given, compiled())
+        return self.passes(x, given, compiled())
 
-    def _passes(self, x: Tensor, given: Given, block: BlockForm) -> Passes:
+    def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
+        """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""
         for level, target in steps(self.levels):
-            flow, _, _ = self._pass(x, level, given, block)
+            flow, _, _ = self._pass(x, level, given, block, memory)
             x = euler(x, flow.float(), level=level, target=target)
-        flow, mixers, tails = self._pass(x, 0.0, given, block)
+        flow, mixers, tails = self._pass(x, 0.0, given, block, memory)
         return x, all_finite(x, flow, *mixers), mixers, tails
 
     def _pass(
-        self, x: Tensor, level: float, given: Given, block: BlockForm
+        self, x: Tensor, level: float, given: Given, block: BlockForm, memory: Tensor | None
     ) -> tuple[Tensor, Mixers, tuple[Tensor, ...]]:
         t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
+        if memory is not None:
+            x = torch.cat((x, memory.to(x)), dim=1)
         dtype = self.model.final_layer.linear.weight.dtype
         return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
 
