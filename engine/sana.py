@@ -90,7 +90,7 @@ class SanaEngine:
         text = self.text if prompt is None else prompt.to(self.device)
         still = self.vae.encode_picture(self._pixels(picture))
         still = still.to(self.generator.dtype).float()  # the release keeps latents in the dtype of the model
-        camera = pose_tensor([pose])
+        camera = pose_tensor([pose]).to(self.device)
         state = self.generator.begin(
             still,
             text=text.world,
@@ -122,7 +122,7 @@ class SanaEngine:
         clock = Clock()
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
         noise = self._other_noise(state, attempt) if attempt else None
-        latents, after = self.generator.step(state, cond=cond.to(self.device), anchor=anchor, noise=noise)
+        latents, after = self.generator.step(state, cond=cond, anchor=anchor, noise=noise)
         latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
         clock.lap("denoise")
         if state.refiner is not None:
@@ -155,9 +155,10 @@ class SanaEngine:
         """
         config, opens = self.generator.config, state.frame == 0
         assert state.anchor is not None
+        poses = poses.to(self.device)
         if opens:
             poses = torch.cat([state.anchor.camera[:, None].to(poses), poses], dim=1)
-        rows = torch.from_numpy(intrinsics.row).expand(1, poses.shape[1], 4)
+        rows = torch.from_numpy(intrinsics.row).to(self.device).expand(1, poses.shape[1], 4)
         cond, anchor = condition_chunk(
             None if opens else state.anchor, poses, rows, frame=state.frame, grid=self.grid, config=config
         )

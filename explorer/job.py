@@ -22,6 +22,7 @@ from explorer.splice import joined
 V = TypeVar("V")
 FORMAT = 1
 SAVE_EVERY = 30.0  # seconds of work that a killed render may lose; Ctrl-C loses none
+SHARE = 10.0  # but saving a large state takes no more than one second in so many
 
 
 def fingerprint(request: Mapping[str, Any]) -> str:
@@ -54,7 +55,7 @@ class Job:
                 "remove it, or name another --out"
             )
         self._pending: tuple[int, Any] | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._cost = time.monotonic(), 0.0
 
     def part(self, index: int) -> Path:
         return self.folder / f"part-{index:05d}.mp4"
@@ -79,8 +80,7 @@ class Job:
                 f"cannot write {self.part(index)} ({error.strerror}): make room there"
             ) from error
         self._pending = index + 1, state
-        if time.monotonic() - self._saved_at > SAVE_EVERY:
-            self.save()
+        self._save_if_due()
 
     def _film(self, index: int, pictures: Sequence[Picture], fps: float) -> None:
         self._appear()
@@ -99,7 +99,10 @@ class Job:
         """`state` is newer than what was kept, and no part is done."""
         self._pending = 0, state
         self._appear()
-        if time.monotonic() - self._saved_at > SAVE_EVERY:
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved_at > max(SAVE_EVERY, SHARE * self._cost):
             self.save()
 
     def save(self) -> None:
@@ -108,13 +111,14 @@ class Job:
 
         if self._pending is None:
             return
-        done, state = self._pending
+        (done, state), begun = self._pending, time.monotonic()
         try:
             save_value(self.state, state, note={"done": str(done)})
         except OSError as error:
             raise ValueError(f"cannot write {self.state} ({error.strerror}): make room there") from error
         self._pending = None
         self._saved_at = time.monotonic()
+        self._cost = self._saved_at - begun
 
     def finish(self, parts: int) -> None:
         """Put the film together and remove the folder."""
