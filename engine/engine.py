@@ -32,10 +32,9 @@ from engine.generator import Generator, NotFinite
 from engine.laps import Laps
 from engine.memory import begin
 from engine.model import WorldModel
-from engine.recall import Draw, checked, first_source, recall
+from engine.recall import Draw, checked, draw_on, first_source, recall
 from engine.schedule import chunk_noise
 from engine.state import StreamState
-from engine.warp import warp
 from engine.whole import Asked, WholeChunk, remembered, shown
 
 UNTIL_CAPTURED = 3  # chunks of a full window: one that is only run, one that is captured, one that shows it
@@ -276,9 +275,9 @@ class Engine:
             torch.set_num_threads(threads)
 
     def _draw(self) -> Draw:
-        """The native warp on a CPU as soon as it is compiled, else the one in torch."""
+        """The native warp on a CPU as soon as it is compiled, else the one for the device."""
         if self._native is None or not self._native.is_set():
-            return warp
+            return draw_on(self.device)
         from engine.warp_cpu import warp as native
 
         return native

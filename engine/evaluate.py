@@ -19,7 +19,7 @@ from engine.generator import Generator
 from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
-from engine.recall import Draw, checked, first_source, frame_source, recall
+from engine.recall import Draw, checked, draw_on, first_source, frame_source, recall
 from engine.schedule import chunk_noise
 from engine.train.codec_report import half, to_float
 from engine.train.data import HELD_OUT, clip
@@ -168,9 +168,9 @@ def fly(
 
 
 def _draw(device: torch.device) -> Draw:
-    """The native warp on a CPU that has numba, else the one in torch."""
+    """The native warp on a CPU that has numba, else the one for the device."""
     if device.type != "cpu" or find_spec("numba") is None:
-        return warp
+        return draw_on(device)
     from engine.warp_cpu import warp as native
 
     return native

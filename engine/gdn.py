@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from engine.state import Memory
 from engine.ucpe import cap_rms, into_erase, into_memory, into_query, out_of_ray
 from kernels.gdn_chunk import gdn_chunk, suits
 from kernels.gdn_scan import gdn_scan
+from kernels.gdn_stream import gdn_main, gdn_stream, streams
 
 EPS = 1e-8  # of the main branch's denominator
 
@@ -54,11 +54,32 @@ class GDN(Mixer):
         q, k, v = self.qkv(u).chunk(3, dim=-1)
         k, conv = short_conv(k, self.conv_k.weight, layout=layout, tail=past.conv)
         q, k, v = self.positive(self.q_norm(q), self.k_norm(k), v, layout)
+        given = dict(q=q, k=k, v=v, beta=beta, decay=decay, S=past.S, z=past.z)
+        if streams(u, width=self.config.head_dim, chunks=layout.chunks):
+            o, S, z = gdn_main(**given, cos=layout.rotary.cos, sin=layout.rotary.sin, eps=EPS)
+        else:
+            o, S, z = self.weighed(u, layout, **given)
+        return o, S, z, conv
+
+    def weighed(
+        self,
+        u: Tensor,
+        layout: Layout,
+        *,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        decay: Tensor,
+        S: Tensor,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Twin of `gdn_main`: what is read by place over how much is read in all."""
+        v, gates = v.to(q.dtype), dict(beta=beta, decay=decay)
         q_turned, k_turned = rotate(q, layout.rotary), rotate(k, layout.rotary)
-        scan = partial(self.scan, u, layout, beta=beta, decay=decay)
-        num, S = scan(q=q_turned, k=k_turned, v=v, S=past.S)
-        den, z = scan(q=q, k=k, v=torch.ones_like(v[..., :1]), S=past.z)
-        return num / (den + EPS), S, z, conv
+        num, S = self.scan(u, layout, q=q_turned, k=k_turned, v=v, S=S, **gates)
+        den, z = self.scan(u, layout, q=q, k=k, v=torch.ones_like(v[..., :1]), S=z, **gates)
+        return num / (den + EPS), S, z
 
     def camera(
         self, u: Tensor, layout: Layout, past: Memory, *, beta: Tensor, decay: Tensor
@@ -67,6 +88,7 @@ class GDN(Mixer):
         q, k, v = self.q_proj_cam(u), self.k_proj_cam(u), self.v_proj_cam(u)
         k, conv = short_conv(k, self.conv_k_cam.weight, layout=layout, tail=past.cam_conv, across=carry)
         q, k, v = self.positive(self.q_norm_cam(q), self.k_norm_cam(k), v, layout)
+        v = v.to(k.dtype)
         k_in, v_in, q_in = into_memory(k, rays), into_memory(v, rays), into_query(q, rays)
         erase, own = into_erase(k, rays)
         own = k_in if own is None else own
@@ -91,7 +113,9 @@ class GDN(Mixer):
         S: Tensor,
         erase: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`gdn_scan`; for clips on a GPU by one kernel, which reads vectors in the dtype of u."""
+        """`gdn_scan`; on a GPU by one kernel for clips and one for streams, which read vectors in the dtype of u."""
+        if erase is None and streams(u, width=q.shape[-1], chunks=layout.chunks):
+            return gdn_stream(q=q, k=k, v=v.to(u.dtype), beta=beta, decay=decay, S=S)
         if not suits(u, width=q.shape[-1], chunks=layout.chunks):
             return gdn_scan(q=q, k=k, v=v, beta=beta, decay=decay, S=S, chunks=layout.chunks, erase=erase)
         q, k = q.to(u.dtype), k.to(u.dtype)
@@ -102,7 +126,7 @@ class GDN(Mixer):
     def positive(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Heads of the normed queries and keys, cut at zero; keys so small that a frame overwrites at most itself."""
         scale = (self.config.head_dim * layout.tokens) ** -0.5
-        q, k, v = (split(x, self.config.heads, layout) for x in (q.relu(), k.relu() * scale, v.to(q.dtype)))
+        q, k, v = (split(x, self.config.heads, layout) for x in (q.relu(), k.relu() * scale, v))
         return q, k, v
 
     def blank(self, u: Tensor, layout: Layout) -> Memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,15 @@ LOG_RANGE = 3.0  # log2 of magnification is kept within ±3
 AGE_SCALE = 0.25  # per doubling of the generation
 
 Draw = Callable[..., Warped]
+
+
+def draw_on(device: torch.device) -> Draw:
+    """The warp for `device`: by kernels on a GPU that has Triton, else the one in torch."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return warp
+    from engine.warp_gpu import warp as kernels
+
+    return kernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +52,7 @@ def recall(
 ) -> Recalled:
     """What the memory shows of the 8 coming frames, poses [B, 8, 4, 4] and intrinsics [B, 8, 4].
 
-    draw: one of the two implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
+    draw: one of the implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
     half: encode in bfloat16. Call this outside of autocast, which does not take the float64 of poses.
     """
     sources = choose(memory, poses, intrinsics, config=config)
@@ -50,9 +60,9 @@ def recall(
         sources = sources.only(keep)
     warped = draw(sources, poses, intrinsics, config=config)
     frames = warped.rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1
-    return Recalled(
-        channels=describe(codec.encode(frames), warped, stride=codec.config.stride), warped=warped
-    )
+    with torch.autocast(frames.device.type, torch.bfloat16, enabled=half):
+        latent = codec.encode(frames)
+    return Recalled(channels=describe(latent, warped, stride=codec.config.stride), warped=warped)
 
 
 def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:

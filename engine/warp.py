@@ -6,7 +6,7 @@
 which holds for the sky (d = 0) too. Colour is never splatted: the sources' inverse depth is (2×2 pixels, nearest
 wins, holes of up to two pixels closed), and every pixel of a view then looks its surface up in each source, where
 the depth must agree. Of those that agree the least magnified and least often redrawn is taken.
-`engine/warp_cpu.py` is the same as a native loop.
+`engine/warp_cpu.py` is the same as a native loop, `engine/warp_gpu.py` by GPU kernels.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from engine.generator import Generator
 from engine.graphed import Graphed
 from engine.memory import SpatialMemory, insert
 from engine.model import BlockForm, plain
-from engine.recall import Recalled, frame_source, recall
+from engine.recall import Recalled, draw_on, frame_source, recall
 from engine.state import BlockState, Keys, StreamState
 from engine.steady import Mixers, SteadyChunk, compiled
 
@@ -113,7 +113,8 @@ class WholeChunk:
     def _chunk(self, past: Past, asked: Asked, block: BlockForm) -> Made:
         recalled = None
         if past.spatial is not None:
-            recalled = recall(past.spatial, asked.poses, asked.intrinsics, codec=self.codec)
+            views, draw = (asked.poses, asked.intrinsics), draw_on(past.latent.device)
+            recalled = recall(past.spatial, *views, codec=self.codec, draw=draw)
         given = self.generator.model.given(
             text=past.text,
             text_mask=past.text_mask,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from explorer.pacer import Shown
 from explorer.paint import Brush
 from explorer.recorder import Picture, save_png, stamped
 from explorer.recording import BackgroundRecording, Films, Takes
+from explorer.refresh import Beat, Refreshes
 from explorer.reproject import View, shown_lens
 from explorer.session import Session
 from explorer.startup import Steps, startup_card
@@ -30,7 +30,6 @@ from explorer.state_folder import first_time
 from explorer.theme import ALERT
 from explorer.window import Action, Window
 
-REFRESH, REFRESH_SOFTWARE = 60.0, 32.0  # per second; where the CPU draws, it has the world to make too
 HINT_SECONDS, TOAST_SECONDS, FADE = 9.0, 4.0, 0.6
 FIRST_HELP = 10.0  # seconds for which all keys are shown on somebody's first flight
 FIGURES_EVERY = 0.25  # seconds between redraws of the figures
@@ -61,6 +60,8 @@ class Cockpit:
         self.window, self.session, self.scenes, self.say = window, session, scenes, say
         self.display = Display(window.size)
         session.spare(1 if self.display.software else 0)
+        if self.display.software:
+            window.never_wait()
         self.brush = Brush(window.size[1])
         self.grid = Grid(len(scenes), window.size)
         self.painter = GalleryPainter(scenes)
@@ -80,19 +81,15 @@ class Cockpit:
         self._help_until = 0.0  # help that came by itself goes by itself
         self._figures_at = 0.0
         self._painted: dict[str, tuple[object, ...]] = {}  # what each panel shows
-        self._refreshes: deque[float] = deque(maxlen=90)
-        self._longest = 0.0  # seconds between two refreshes in flight
+        self._beat, self._refreshes = Beat(software=self.display.software), Refreshes()
         if not self.choosing:
             self._begin(scenes[0])
 
     def run(self) -> int:
         """Returns the exit code. A model that cannot be loaded raises ValueError."""
-        period = 1.0 / (REFRESH_SOFTWARE if self.display.software else REFRESH)
-        deadline = time.perf_counter()
         while self.running:
             self._refresh(time.perf_counter())
-            deadline = max(deadline + period, time.perf_counter() - period)
-            time.sleep(max(deadline - time.perf_counter(), 0.001))
+            time.sleep(self._beat.rest(time.perf_counter(), flip=self.display.flip_seconds))
         return 0
 
     def close(self) -> None:
@@ -108,7 +105,7 @@ class Cockpit:
         if stats.first_frame_at is not None and stats.frame is not None:
             self.say(
                 f"{stats.frame.index} frames, first after {stats.first_frame_at - self._begun:.1f} s; "
-                f"{stats.generated_fps:.1f} generated per second, window {self._fps():.0f}; "
+                f"{stats.generated_fps:.1f} generated per second, window {self._refreshes.rate:.0f}; "
                 f"chunk {stats.chunk * 1e3:.0f} ms; "
                 f"input to reprojected {hud.spread(stats.latency, generated=False)}, "
                 f"to generated {hud.spread(stats.latency, generated=True)} (median / 95 of 100)"
@@ -121,8 +118,8 @@ class Cockpit:
             "latency": stats.latency.report(),
             "frames": stats.frame.index if stats.frame else 0,
             "generated_fps": round(stats.generated_fps, 2),
-            "window_fps": round(self._fps(), 2),
-            "longest_refresh_ms": round(self._longest * 1e3, 1),
+            **self._refreshes.report(),
+            "paced_by": "display" if self._beat.by_display else "clock",
             "chunk_ms": round(stats.chunk * 1e3, 1),
             "discarded": stats.discarded,
             "drawn": self.display.way,
@@ -131,9 +128,7 @@ class Cockpit:
         }
 
     def _refresh(self, now: float) -> None:
-        if self._refreshes and self.session.stats.first_frame_at is not None:
-            self._longest = max(self._longest, now - self._refreshes[-1])
-        self._refreshes.append(now)
+        self._refreshes.add(now, flying=self.session.stats.first_frame_at is not None)
         for action in self.window.pump(flying=not self.choosing, now=now):
             self._act(action, now)
         shown = self.session.tick(self.window.hands.steering, now=now)
@@ -443,7 +438,7 @@ class Cockpit:
         card = hud.figures(
             self.brush,
             hud.Figures(
-                fps=self._fps(),
+                fps=self._refreshes.rate,
                 generated=stats.generated_fps,
                 chunk=stats.chunk,
                 chunk_length=spec.chunk_frames / spec.fps,
@@ -464,11 +459,6 @@ class Cockpit:
         )
         top = self.window.size[1] - card.get_height() - self.brush.px(GAP)
         self.display.put("figures", card, left=self.brush.px(GAP), top=top)
-
-    def _fps(self) -> float:
-        if len(self._refreshes) < 2:
-            return 0.0
-        return (len(self._refreshes) - 1) / max(self._refreshes[-1] - self._refreshes[0], 1e-9)
 
     def _draw_toast(self, now: float) -> None:
         left = self._toast.until - now

@@ -11,6 +11,7 @@ import pygame
 from numpy.typing import NDArray
 
 from engine.frame import Frame
+from explorer import opengl
 from explorer.fineness import WAYS, Fineness
 from explorer.redraw import Redraw
 from explorer.reproject import View
@@ -78,10 +79,9 @@ class Display:
     """Draws into the current GL window. A view is drawn at every refresh; a raw picture once, and then copied."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.gl = moderngl.create_context()
-        self.software = any(
-            s in self.gl.info["GL_RENDERER"].lower() for s in ("llvmpipe", "softpipe", "swiftshader")
-        )
+        self.gl = opengl.context()
+        self.software = opengl.is_cpu(self.gl.info["GL_RENDERER"])
+        self.flip_seconds = 0.0  # that the last flip took: long where it waits for the screen
         self.fineness = Fineness(budget=0.018, way=2) if self.software else Fineness(budget=0.007, way=0)
         self._enlarge = self.gl.program(vertex_shader=QUAD, fragment_shader=ENLARGE)
         self._panel = self.gl.program(vertex_shader=QUAD, fragment_shader=PANEL)
@@ -277,7 +277,9 @@ class Display:
         if begun is not None:
             self.gl.finish()  # else flip() waits for the GPU and the screen at once
             self.fineness.drew(time.perf_counter() - begun)
+        flipping = time.perf_counter()
         pygame.display.flip()
+        self.flip_seconds = time.perf_counter() - flipping
         return shown
 
     def _draw_panel(self, panel: Panel) -> None:

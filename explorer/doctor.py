@@ -48,6 +48,7 @@ class Machine:
     gpu_free: int
     disk_free: int  # where models are kept
     display: bool
+    renderer: str = ""  # who draws a window; empty: none opens
     packages: dict[str, str]  # version by name; empty: absent
     models: str  # folder
     worlds: dict[str, World]
@@ -174,6 +175,8 @@ def examine() -> Machine:
     import torch
 
     from engine.opening import free_memory, total_memory
+    from explorer.opengl import examined
+    from explorer.window import has_display
 
     cpu = torch.device("cpu")
     gpu = torch.device("cuda") if torch.cuda.is_available() else None
@@ -191,8 +194,8 @@ def examine() -> Machine:
         gpu_memory=total_memory(gpu) if gpu else 0,
         gpu_free=free_memory(gpu) if gpu else 0,
         disk_free=shutil.disk_usage(place).free,
-        display=platform.system() != "Linux"
-        or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),
+        display=has_display(),
+        renderer=examined() if has_display() else "",
         packages={name: _version(name) for name in PACKAGES},
         models=str(models),
         worlds=_found(models),
@@ -236,7 +239,7 @@ def _machine(m: Machine) -> Table:
         "CPU": f"{m.cores} cores" + (", bf16" if m.fast_bf16 else ", no native bf16: slower"),
         "Memory": f"{m.memory / GB:.0f} GB, {m.memory_free / GB:.0f} free",
         "GPU": gpu,
-        "Display": "yes" if m.display else "none: use explorer serve, or --out",
+        "Display": _display(m),
         "Models": f"{m.models}, {m.disk_free / GB:.0f} GB free there",
     }
     for name, what in rows.items():
@@ -244,6 +247,16 @@ def _machine(m: Machine) -> Table:
     for name, what in PACKAGES.items():
         table.add_row(name, m.packages[name] or f"not installed: {what}")
     return table
+
+
+def _display(m: Machine) -> str:
+    from explorer.opengl import is_cpu
+
+    if not m.display:
+        return "none: use explorer serve, or --out"
+    if not m.renderer:
+        return "yes, but no OpenGL 3.3 window opens: use explorer serve, or another graphics driver"
+    return f"drawn by {m.renderer}" + (", on the CPU: 32 refreshes/s" if is_cpu(m.renderer) else "")
 
 
 def _worlds(found: tuple[Verdict, ...]) -> Table:

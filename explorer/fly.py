@@ -140,10 +140,11 @@ class Fly:
 
             return fly_unattended(self, size=size)
         report: dict[str, object] = {}
-        code = fly_in_a_window(self, size or SIZE, report=report)
-        if self.stats is not None:
-            write_stats(self.stats, report)
-        return code
+        try:
+            return fly_in_a_window(self, size or SIZE, report=report)
+        finally:  # Ctrl-C loses no figures
+            if self.stats is not None and report:
+                write_stats(self.stats, report)
 
     def scenes(self, assets: Path) -> tuple[Scene, ...]:
         """The picture asked for, else the gallery."""

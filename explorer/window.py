@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -56,11 +57,20 @@ class Action:
     text: str = ""  # typed
 
 
+def offscreen() -> bool:
+    """Whether a window that nobody sees was asked for. EGL draws it without a screen, on the GPU if there is one."""
+    return os.environ.get("SDL_VIDEODRIVER") == "offscreen"
+
+
+def has_display() -> bool:
+    """Whether there is something to open a window on."""
+    servers = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return offscreen() or bool(servers) or not sys.platform.startswith("linux")
+
+
 def require_display() -> None:
     """Raises ValueError, naming the browser as way out, where no window can be opened."""
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    if not has_display():
         raise ValueError(NO_DISPLAY)
 
 
@@ -78,12 +88,13 @@ class Window:
     ) -> None:
         """size: of the window; of no account on a full screen."""
         require_display()
+        self._fullscreen = fullscreen
         try:
             pygame.display.init()
             pygame.font.init()
-            if pygame.display.get_driver() in ("dummy", "offscreen"):
-                raise pygame.error("no screen")
-            _open(size, fullscreen=fullscreen)
+            if pygame.display.get_driver() in ("dummy", "offscreen") and not offscreen():
+                raise pygame.error("no screen")  # SDL falls back on these by itself
+            open_gl(size, fullscreen=fullscreen)
         except pygame.error:
             pygame.quit()
             raise ValueError(NO_DISPLAY) from None
@@ -207,6 +218,10 @@ class Window:
         """Nothing held; the speed and the count of inputs stay."""
         self.hands = replace(self.hands, held=frozenset())
 
+    def never_wait(self) -> None:
+        """Flips wait for the display no longer: where the CPU draws, it has no time for that."""
+        open_gl(self.size, fullscreen=self._fullscreen, wait=False)
+
     def close(self) -> None:
         controller.quit()
         pygame.quit()
@@ -252,7 +267,13 @@ def post_quit() -> None:
     pygame.event.post(pygame.event.Event(pygame.QUIT))
 
 
-def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
+def open_gl(
+    size: tuple[int, int], *, fullscreen: bool = False, hidden: bool = False, wait: bool = True
+) -> None:
+    """A window with OpenGL 3.3; again: the same window, its context kept. Raises pygame.error.
+
+    wait: its flips wait for the display, where the driver can.
+    """
     # Where Mesa draws with the CPU, it takes half the cores and leaves the others to the engine.
     os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     for attribute, value in (
@@ -263,4 +284,9 @@ def _open(size: tuple[int, int], *, fullscreen: bool) -> None:
     ):
         pygame.display.gl_set_attribute(attribute, value)
     kind = pygame.FULLSCREEN if fullscreen else pygame.RESIZABLE
-    pygame.display.set_mode((0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind)
+    kind |= pygame.HIDDEN if hidden else 0
+    with warnings.catch_warnings():  # pygame warns where a driver cannot wait: then the clock sets the pace
+        warnings.simplefilter("ignore")
+        pygame.display.set_mode(
+            (0, 0) if fullscreen else size, pygame.OPENGL | pygame.DOUBLEBUF | kind, vsync=int(wait)
+        )

@@ -277,6 +277,9 @@ def no_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker  # POSIX has one
+
+    resource_tracker.ensure_running()  # started in here, it would leave the signal unblocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

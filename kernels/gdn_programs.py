@@ -5,21 +5,17 @@ A frame of a head of a clip is one program, or (recurrences) a head of a clip. T
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from kernels import program
 
 if TYPE_CHECKING:
     import triton.language as tl
 
 
-@cache
 def compiled(name: str) -> Any:
-    """A kernel below by name; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(globals()[name])
+    """A kernel below by name."""
+    return program.compiled(globals()[name])
 
 
 def _written(

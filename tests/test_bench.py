@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from engine.bench import kernels as bench_kernels
+from engine.bench.cases import CASES, VIEWS, Case, Shape
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
-from engine.bench.kernels import CASES, Shape
+from engine.bench.memory import tensors
 from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec
@@ -30,6 +31,7 @@ from tests.tiny import CODEC, tiny_assets
 from tests.tiny_sana import SETUP, SIZES
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def report(**changes: object) -> Report:
@@ -146,7 +148,7 @@ def test_a_long_flight_is_drawn(tmp_path: Path) -> None:
     tree = ElementTree.parse(picture)
     words = "".join(tree.getroot().itertext())
     assert "minutes of flight" in words
-    assert "chunk, 100 %" in words
+    assert "chunk: " in words
 
 
 def test_what_grows_climbs_in_the_plot() -> None:
@@ -160,26 +162,30 @@ def test_what_grows_climbs_in_the_plot() -> None:
     assert memory[0] > memory[-1]
 
 
+def tiny(case: Case) -> Case:
+    """The same kernel with little to do."""
+    if case.shape == VIEWS:
+        return replace(case, shape=replace(VIEWS, frames=2, grid=(16, 24)))
+    return replace(case, shape=Shape(clips=1, frames=2, grid=(1, 2), heads=1, width=16))
+
+
 def test_kernels() -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
-    tiny = Shape(clips=1, frames=2, grid=(1, 2), heads=1, width=16)
-    cases = tuple(replace(case, shape=tiny) for case in CASES)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = bench_kernels.kernels(device, count=1, tick=silent, cases=cases)
+    found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in CASES))
     assert [row.name for row in found.rows][::2] == [case.name for case in CASES]
     assert all(row.work is not None and row.work.flops > 0 for row in found.rows)
     assert not found.comparable
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: bench_kernels.Case) -> None:
+def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: Case) -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
-    tiny = Shape(clips=1, frames=2, grid=(1, 2), heads=1, width=16)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = case.inputs(tiny, device, torch.float32)
-    ours, plain = (form(**inputs) for form in (case.kernel, case.twin))
-    ours, plain = (x[0] if isinstance(x, tuple) else x for x in (ours, plain))
-    assert float((ours - plain).norm() / plain.norm()) < 1e-4
+    inputs = case.inputs(tiny(case).shape, DEVICE, torch.float32)
+    with torch.no_grad():
+        ours, plain = (tensors((form(**inputs),)) for form in (case.kernel, case.twin))
+    assert len(ours) == len(plain)
+    for a, b in zip(ours, plain, strict=True):
+        assert float((a.double() - b).norm() / b.double().norm().clamp_min(1)) < 1e-3
 
 
 def test_pocket_and_its_file(

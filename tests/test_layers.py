@@ -20,11 +20,11 @@ AT_HOME = {  # heavy library -> the files that may import it anywhere, and at mo
         f"explorer/{name}.py"
         for name in (
             *("window", "gamepad", "cockpit", "display", "gallery", "hud", "paint"),
-            *("preview", "startup", "strip", "wording"),
+            *("opengl", "preview", "startup", "strip", "wording"),
         )
     }
     | {f"explorer/kiosk/{name}.py" for name in ("window", "show", "screens", "cards", "board")},
-    "moderngl": {"explorer/display.py", "explorer/redraw.py"},
+    "moderngl": {"explorer/display.py", "explorer/opengl.py", "explorer/redraw.py"},
     "av": {"explorer/recorder.py", "explorer/encode.py", "explorer/splice.py"},
     "websockets": {"explorer/broadcast.py", "explorer/web.py"},
 }
@@ -33,8 +33,11 @@ KERNELS_MAY_USE = {
     "collections",
     "dataclasses",
     "functools",
+    "importlib",
     "kernels",
     "math",
+    "os",
+    "shutil",
     "torch",
     "triton",
     "typing",

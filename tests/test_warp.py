@@ -1,18 +1,20 @@
-"""The warp against closed forms, its two implementations against each other, and real worlds with true depth."""
+"""The warp against closed forms, its implementations against each other, and real worlds with true depth."""
 
 from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from engine.metrics import psnr
-from engine.warp import GREY, Sources, between, fill, warp
+from engine.warp import GREY, Sources, Warped, between, fill, warp
 from engine.worlds.renderer import Renderer
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Y, X = 40, 64
 LENS = torch.tensor([60.0, 55.0, 30.0, 22.0]).double()  # off centre, not square
 
@@ -130,15 +132,42 @@ def test_the_native_loop_draws_the_same(seed: int) -> None:
     pytest.importorskip("numba")
     from engine.warp_cpu import warp as native
 
+    some, to = flight(seed)
+    assert_drawn_alike(warp(some, *to), native(some, *to))
+
+
+@pytest.mark.parametrize("size", [(24, 40), (15, 22)], ids=str)
+def test_the_gpu_kernels_draw_the_same(size: tuple[int, int]) -> None:
+    pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
+    from engine.warp_gpu import warp as kernels
+
+    given = [flight(seed) for seed in (1, 2)]
+    some = Sources(
+        **{f.name: torch.cat([getattr(s, f.name) for s, _ in given]).to(DEVICE) for f in fields(Sources)}
+    )
+    cut = {n: getattr(some, n)[:, :, : size[0], : size[1]] for n in ("rgb", "inverse_depth", "generation")}
+    some = replace(some, **{name: x.contiguous() for name, x in cut.items()})
+    to = [torch.cat(x).to(DEVICE) for x in zip(*(v for _, v in given), strict=True)]
+    assert_drawn_alike(warp(some, *to), kernels(some, *to))
+
+
+def flight(seed: int) -> tuple[Sources, tuple[Tensor, Tensor]]:
+    """Three sources, of which one may be missing and one was redrawn, and three views that they show in part."""
     poses = torch.stack([pose(), pose(yaw=0.2, at=(1.0, 0.1, 0.5)), pose(yaw=-0.3, at=(0, 0, -1.0))])
     some = sources(smooth(3, seed), hilly(3, seed), poses)
     some.generation[0, 1] = 5
     some = some.only(torch.tensor([[True, True, seed != 2]]))
-    to = views(pose(yaw=0.05, at=(0.2, 0, 0.3)), pose(yaw=1.2), pose(yaw=3.0, at=(0, 0, 4.0)))
-    a, b = warp(some, *to), native(some, *to)
+    return some, views(pose(yaw=0.05, at=(0.2, 0, 0.3)), pose(yaw=1.2), pose(yaw=3.0, at=(0, 0, 4.0)))
+
+
+def assert_drawn_alike(a: Warped, b: Warped) -> None:
+    """The same but for pixels whose position rounds to the other side."""
+    for f in fields(Warped):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
     assert 0.02 < a.mask.float().mean() < 0.95
     same = (a.mask == b.mask) & (a.generation == b.generation)
-    assert same.float().mean() > 0.999  # a pixel whose position rounds to the other side
+    assert same.float().mean() > 0.999
     assert ((a.rgb.int() - b.rgb.int()).abs().amax(-1) <= 1)[same].float().mean() > 0.999
     assert ((a.magnification - b.magnification).abs() < 1e-4)[same].float().mean() > 0.999
 

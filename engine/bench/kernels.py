@@ -1,162 +1,23 @@
 """Each kernel against its plain form in torch, at the shapes that it is called with.
 
-On a GPU both are replayed from CUDA graphs: what counts is what the GPU does. A new kernel gets a case in `CASES`.
+On a GPU both are replayed from CUDA graphs: what counts is what the GPU does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.bench.cases import CASES, Call, Case
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import Tick, timed, timed_on_gpu
 from engine.bench.goals import comparable
 from engine.bench.memory import begin_peak, peak, size
 from engine.bench.report import Report, Row, Work
 from engine.bench.work import flops
-from engine.config import POCKET, POCKET_CODEC, SANA_WM
-from engine.setup import Sizes
-from kernels.gated_conv import gated_conv, gated_conv_plain
-from kernels.gdn_chunk import gdn_chunk, suits
-from kernels.gdn_scan import gdn_scan
-
-Call = Callable[..., Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Of what kernels are given: clips or flights, latent frames, grid, heads and their width, channels."""
-
-    clips: int
-    frames: int
-    grid: tuple[int, int]
-    heads: int
-    width: int
-
-    @property
-    def tokens(self) -> int:
-        """Per frame."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def dim(self) -> int:
-        return self.heads * self.width
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One kernel."""
-
-    name: str
-    shape: Shape
-    inputs: Callable[[Shape, torch.device, torch.dtype], dict[str, Any]]
-    kernel: Call  # takes the inputs by name
-    twin: Call
-    backward: bool = False  # time the gradients of all floating inputs too
-
-
-TRAINING = Shape(
-    clips=64, frames=13, grid=POCKET_CODEC.grid, heads=POCKET.heads, width=POCKET.head_dim
-)  # clips of a step of `explorer train world`
-STREAM = Shape(
-    clips=1, frames=SANA_WM.chunk, grid=Sizes().grid, heads=SANA_WM.heads, width=SANA_WM.head_dim
-)  # a chunk of sana-wm
-
-
-def scan_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Queries and keys as the model makes them: positive, small, views of [B, F, N, H, K]."""
-    g = torch.Generator(device).manual_seed(0)
-    order = (shape.clips, shape.frames, shape.tokens, shape.heads, shape.width)
-
-    def heads() -> Tensor:
-        return torch.randn(order, generator=g, device=device, dtype=dtype).permute(0, 3, 1, 2, 4)
-
-    def rate(*size: int) -> Tensor:
-        return torch.randn(size, generator=g, device=device).sigmoid()
-
-    where = shape.clips, shape.heads
-    return dict(
-        q=heads().relu(),
-        k=heads().relu() * (shape.width * shape.tokens) ** -0.5,
-        v=heads(),
-        beta=rate(*where, shape.frames, shape.tokens),
-        decay=rate(*where, shape.frames),
-        S=torch.randn(*where, shape.width, shape.width, generator=g, device=device),
-    )
-
-
-def conv_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Of the feed-forward part: twice three widths of channels, in and gate."""
-    g = torch.Generator(device).manual_seed(0)
-    wide = 6 * shape.dim
-    size = (shape.clips * shape.frames, shape.tokens, wide)
-    return dict(
-        h=torch.randn(size, generator=g, device=device, dtype=dtype),
-        weight=torch.randn(wide, 1, 3, 3, generator=g, device=device) / 3,
-        bias=torch.zeros(wide, device=device),
-    ) | {"grid": shape.grid}
-
-
-def scan_twin(*, q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> tuple[Tensor, Tensor]:
-    """`gdn_scan` as the model calls it: in fp32."""
-    return gdn_scan(q=q.float(), k=k.float(), v=v.float(), **rest)
-
-
-def conv_twin(*, h: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
-    return gated_conv_plain(h, weight=weight.to(h.dtype), bias=bias.to(h.dtype), grid=grid)
-
-
-def main_branch(scan: Call) -> Call:
-    """Numerator and denominator of a stream's chunk, as `engine.gdn.GDN.main` computes them."""
-
-    def run(*, q: Tensor, k: Tensor, v: Tensor, S: Tensor, **gates: Tensor) -> Tensor:
-        chunks = (q.shape[2],)
-        num, _ = scan(q=q, k=k, v=v, S=S, chunks=chunks, **gates)
-        ones = torch.ones_like(v[..., :1])
-        den, _ = scan(q=q, k=k, v=ones, S=S[..., :1], chunks=chunks, **gates)
-        return num / (den + 1e-8)
-
-    return run
-
-
-def stream_scan(*, q: Tensor, chunks: tuple[int, ...], **rest: Any) -> tuple[Tensor, Tensor]:
-    """The scan that a stream uses here: the kernel where it takes this shape."""
-    if suits(q, width=q.shape[-1], chunks=chunks):
-        return gdn_chunk(q=q, **rest)
-    return scan_twin(q=q, chunks=chunks, **rest)
-
-
-CASES = (
-    Case(name="gdn_chunk", shape=TRAINING, inputs=scan_inputs, kernel=gdn_chunk, twin=scan_twin),
-    Case(
-        name="gdn_chunk and gradients",
-        shape=TRAINING,
-        inputs=scan_inputs,
-        kernel=gdn_chunk,
-        twin=scan_twin,
-        backward=True,
-    ),
-    Case(name="gated_conv", shape=TRAINING, inputs=conv_inputs, kernel=gated_conv, twin=conv_twin),
-    Case(
-        name="gated_conv and gradients",
-        shape=TRAINING,
-        inputs=conv_inputs,
-        kernel=gated_conv,
-        twin=conv_twin,
-        backward=True,
-    ),
-    Case(
-        name="GDN main branch",
-        shape=STREAM,
-        inputs=scan_inputs,
-        kernel=main_branch(stream_scan),
-        twin=main_branch(scan_twin),
-    ),
-)
 
 
 def kernels(device: torch.device, *, count: int, tick: Tick, cases: tuple[Case, ...] = CASES) -> Report:

@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.codec import Codec
 from engine.config import MEMORY, MemoryConfig, memory_channels
 from engine.memory import begin, insert
-from engine.recall import frame_source, recall
+from engine.recall import draw_on, frame_source, recall
 from engine.train.data import Clips
 
 
@@ -110,6 +110,7 @@ def _walk(
             clips["poses"][:, views],
             clips["intrinsics"][:, views],
             codec=codec,
+            draw=draw_on(device),
             keep=lucky | kept,
             half=True,
             config=config,

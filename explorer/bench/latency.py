@@ -28,7 +28,8 @@ class BenchLatency:
     """Fly a scripted flight in a real window and measure every input's way to the screen.
 
     Two figures: to the first refresh that is drawn from the new pose, and to the first generated frame that obeys it,
-    the latter with its parts. Needs a display; a virtual one such as Xvfb will do.
+    the latter with its parts. Keys are posted into the window's own queue of events. Needs a display, a virtual one
+    such as Xvfb, or none with SDL_VIDEODRIVER=offscreen in the environment: a GPU draws without one.
     """
 
     seconds: Annotated[float, arg(metavar="S")] = 30.0
@@ -62,13 +63,18 @@ class BenchLatency:
             image=self.image, model=self.model, device=self.device, threads=self.threads, stats=self.out
         )
         report: dict[str, Any] = {}
-        code = fly_in_a_window(
-            fly, parse_size(self.size), script=lambda session: scripted(session, self.seconds), report=report
-        )
-        if self.out is not None:
-            write_stats(self.out, report)
-        _print(report)
-        return code
+        try:
+            return fly_in_a_window(
+                fly,
+                parse_size(self.size),
+                script=lambda session: scripted(session, self.seconds),
+                report=report,
+            )
+        finally:  # Ctrl-C loses no figures
+            if report:
+                if self.out is not None:
+                    write_stats(self.out, report)
+                _print(report)
 
 
 @dataclass(frozen=True, slots=True)

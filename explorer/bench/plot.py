@@ -20,10 +20,10 @@ def over_time(moments: Sequence[Moment]) -> str:
     time = statistics.median(m.seconds for m in moments)
     memory = statistics.median(m.memory for m in moments)
     lines = {
-        f"chunk, 100 % = {1e3 * time:.0f} ms": [
+        f"chunk: {1e3 * time:.0f} ms": [
             (p[0].at / 60, 100 * statistics.median(m.seconds for m in p) / time) for p in parts
         ],
-        f"memory, 100 % = {memory / GB:.2f} GB": [
+        f"memory: {memory / GB:.2f} GB": [
             (p[0].at / 60, 100 * max(m.memory for m in p) / memory if memory else 100.0) for p in parts
         ],
     }
@@ -33,7 +33,7 @@ def over_time(moments: Sequence[Moment]) -> str:
     return curve(
         lines,
         x="minutes of flight",
-        y="%",
+        y="% of median",
         x_range=(0.0, end),
         y_range=(0.0, y_step * (top // y_step + 1)),
         x_step=_step(end),

@@ -20,9 +20,9 @@ from explorer.kiosk.settings import Station
 from explorer.kiosk.visit import Rules, Visit
 from explorer.kiosk.watch import Watching
 from explorer.kiosk.window import StationWindow
+from explorer.refresh import Beat
 from explorer.session import Session
 
-REFRESH, REFRESH_SOFTWARE = 60.0, 32.0  # per second; where the CPU draws, it has the world to make too
 CURTAIN = 0.9  # seconds in which one scene goes and the next one comes
 
 
@@ -47,6 +47,8 @@ class Show:
         )
         self.display = Display(window.size)
         session.spare(1 if self.display.software else 0)
+        if self.display.software:
+            window.never_wait()
         self.screens = Screens(self.display, scenes, station, self.rules)
         now = time.perf_counter()
         self.visit, self.visits = Visit(since=now), 0
@@ -64,14 +66,12 @@ class Show:
 
     def run(self, commands: deque[object]) -> None:
         """Until the operator leaves. commands: of the supervisor, as they come."""
-        period = 1.0 / (REFRESH_SOFTWARE if self.display.software else REFRESH)
-        deadline = time.perf_counter()
+        beat = Beat(software=self.display.software)
         while self.running:
             while commands:
                 self.obey(commands.popleft(), time.perf_counter())
             self.refresh(time.perf_counter())
-            deadline = max(deadline + period, time.perf_counter() - period)
-            time.sleep(max(deadline - time.perf_counter(), 0.001))
+            time.sleep(beat.rest(time.perf_counter(), flip=self.display.flip_seconds))
 
     def close(self) -> None:
         if self.watching is not None:

@@ -1,0 +1,27 @@
+"""GPU programs: plain functions until a GPU asks for them; only here and then is Triton imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from shutil import which
+from typing import Any
+
+# Triton, and the C compiler with which it builds what starts a kernel (its edition for Windows brings one)
+INSTALLED = find_spec("triton") is not None and (
+    os.name == "nt" or any(which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+)
+
+
+@cache
+def compiled(program: Callable[..., Any], *parts: Callable[..., Any]) -> Any:
+    """The kernel of `program`, a function that uses Triton's language as `tl` and calls `parts`, which do the same."""
+    import triton
+    import triton.language
+
+    names = program.__globals__
+    names["tl"] = triton.language
+    names.update({part.__name__: compiled(part) for part in parts})
+    return triton.jit(program)
