@@ -14,6 +14,7 @@ from engine.graphed import Graphed
 from engine.model import BlockForm, Given, WorldModel, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory
+from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
 Passes = tuple[
@@ -72,7 +73,12 @@ def all_finite(*values: Tensor | Memory | Keys) -> Tensor:
 
 @cache
 def compiled() -> BlockForm:
-    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start."""
+    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start.
+
+    Where what the compiler needs is not installed, `plain` itself: it is captured just so, with more and smaller kernels.
+    """
+    if not INSTALLED:
+        return plain
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
     return torch.compile(plain, dynamic=False)
 

@@ -42,7 +42,7 @@ More:
   explorer download sana-wm       NVIDIA's large model, for a large GPU
   explorer train codec|world|long|distill
                                   train the built-in world yourself
-  explorer bench pocket           how fast this machine is: also latency, stage1, codec, refiner, pipeline, kernels
+  explorer bench pocket           how fast this machine is; explorer bench --help: all parts
   explorer COMMAND --help         all that a command can do
 """
 

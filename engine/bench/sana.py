@@ -168,7 +168,7 @@ def _report(
 ) -> Report:
     """Peak memory before the ceilings are measured, which take some themselves."""
     where, worst = engine.device, peak(engine.device)
-    true_size = setup.sizes == Sizes()
+    true_size = setup.sizes == Sizes() and setup.memory is None  # tiers shorten the refiner's window
     return Report(
         part=part,
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
@@ -195,8 +195,7 @@ def _stage1_work(sizes: Sizes, engine: SanaEngine, state: int, tick: Tick) -> Wo
 def _codec_work(sizes: Sizes, engine: SanaEngine, state: int, frames: int) -> Work:
     parts = -(-frames // engine.decode_together)
     pictures = frames * sizes.vae.stride[0] * sizes.width * sizes.height * 3
-    weights = sum(p.numel() for p in engine.vae.decoder.parameters()) * engine.generator.dtype.itemsize
-    moved = parts * (weights + 2 * state) + pictures
+    moved = parts * (size(engine.vae.decoder) + 2 * state) + pictures
     return Work(flops=vae_flops(sizes.vae, sizes.grid, frames=frames), bytes=moved)
 
 

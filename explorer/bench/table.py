@@ -46,14 +46,19 @@ def _cells(row: Row, report: Report) -> list[str]:
         cells[2:4] = [ms(floor), f"{floor / row.median:.1%}"]
     if row.frames:
         rate = row.frames / row.median
-        cells[4:6] = [f"{rate:.1f}", f"{rate / FPS:.2f}"] if report.part != "kernels" else ["", ""]
+        cells[4:6] = [f"{rate:.1f}", f"{rate / FPS:.2f}"]
     if report.comparable:
-        goal = GOALS.get(row.name)
-        figures = (goal.reference, goal.published, goal.goal) if goal else (None, None, None)
-        limit = "" if figures[2] is None else "≤ "
-        cells += ["" if f is None else ms(f / 1e3) for f in figures[:2]]
-        cells.append("" if figures[2] is None else f"{limit}{ms(figures[2] / 1e3)}")
+        cells += _goal(row.name)
     return cells
+
+
+def _goal(name: str) -> list[str]:
+    """Reference, published and goal."""
+    if name not in GOALS:
+        return ["", "", ""]
+    goal = GOALS[name]
+    known = ["" if f is None else ms(f / 1e3) for f in (goal.reference, goal.published)]
+    return [*known, f"≤ {ms(goal.goal / 1e3)}"]
 
 
 def print_comparison(found: Comparison) -> None:
