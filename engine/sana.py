@@ -22,12 +22,13 @@ from engine.engine import Chunk
 from engine.frame import Frame
 from engine.generator import Generator, NotFinite
 from engine.model import WorldModel
+from engine.pictures import PictureDecoder
 from engine.prompt import Text
 from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
 from engine.schedule import chunk_noise
 from engine.state import StreamState
-from engine.vae import DecoderState, Vae, to_uint8
+from engine.vae import Vae
 
 UNTIL_STEADY = (
     4  # chunks: chunk 0, a window that fills, the first of the steady shape, the one that is captured
@@ -50,14 +51,15 @@ class SanaEngine:
     ) -> None:
         """text: of flights that bring none.  refining: whether flights start with the second stage on.
 
-        decode_together: latent frames per call of the decoder.
+        decode_together: latent frames decoded at once.
         """
         if not (model.config.causal and vae.config.decoder_causal):
             raise ValueError(
                 "this release looks ahead and cannot be flown: render it, or fly the streaming one"
             )
-        self.spec, self.vae, self.decode_together = spec, vae, decode_together
+        self.spec, self.vae = spec, vae
         self.generator = Generator(model, fast=vae.latents_mean.is_cuda)
+        self.pictures = PictureDecoder(vae, together=decode_together)
         self.refiner = None if refiner is None else Refiner(refiner)
         self.device = vae.latents_mean.device
         self.text, self.refining = text.to(self.device), refining
@@ -98,9 +100,8 @@ class SanaEngine:
             seed=seed,
             anchor=Anchor(pose=camera[:, 0], camera=camera[:, 0]),
         )
-        _, decoder = self.vae.decode(
-            still[:, :, None]
-        )  # its one frame is the picture, seen through the codec
+        # Its one frame is the picture, seen through the codec.
+        _, decoder = self.pictures.decode(still[:, :, None], None)
         state = replace(state, decoder=decoder, refining=self.refining)
         if self.refiner is not None:
             if text.refiner is None:
@@ -127,7 +128,8 @@ class SanaEngine:
         clock.lap("denoise")
         if state.refiner is not None:
             latents, after = self._refined(after, latents, clock)
-        pixels, decoder = self._decoded(latents, state.decoder)
+        pictures, decoder = self.pictures.decode(latents, state.decoder)
+        pixels = list(pictures)
         clock.lap("decode")
         first = 1 + (max(state.frame, 1) - 1) * self.vae.config.stride[0]
         frames = tuple(
@@ -190,14 +192,6 @@ class SanaEngine:
             )
         clock.lap("refine")
         return latents, replace(state, refiner=refiner)
-
-    def _decoded(self, latents: Tensor, state: DecoderState) -> tuple[NDArray[np.uint8], DecoderState]:
-        """[P, Y, X, 3] on the host, and the decoder's tails after them."""
-        parts = []
-        for part in latents.split(self.decode_together, dim=2):
-            frames, state = self.vae.decode(part, state)
-            parts.append(to_uint8(frames)[0].cpu().numpy())
-        return np.concatenate(parts), state
 
     def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
         """What a further attempt starts from, [1, C, F, h, w]."""

@@ -140,14 +140,15 @@ class Vae(nn.Module):
         if not self.config.decoder_causal:
             raise ValueError("this autoencoder looks ahead and cannot stream: decode the whole clip")
         reach = Reach(tails=None if state is None else state.tails, keep=True)
-        frames = self.decoder(self._raw(latents), reach)
+        frames = self.decoder(self.raw(latents), reach)
         return frames, DecoderState(tuple(reach.kept))
 
     def decode_clip(self, latents: Tensor) -> Tensor:
         """A whole clip at once, by a causal decoder or one that looks ahead: [B, C, 1 + n, h, w] -> [B, 3, 1 + 8n, Y, X]."""
-        return self.decoder(self._raw(latents), Reach(both=not self.config.decoder_causal))
+        return self.decoder(self.raw(latents), Reach(both=not self.config.decoder_causal))
 
-    def _raw(self, latents: Tensor) -> Tensor:
+    def raw(self, latents: Tensor) -> Tensor:
+        """Not normalised, in the dtype of the decoder: what its first convolution takes."""
         return self.unnormalise(latents).to(self.decoder.conv_in.conv.weight.dtype)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
 from tests.flights import distance
 
 pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
@@ -37,6 +37,18 @@ def test_kernel_equals_twin(R: int, grid: tuple[int, int], M: int) -> None:
     for name, want in exact.items():
         floor = torch.finfo(torch.float32).eps  # a unit in the last place: a GPU's exp is off by up to two
         assert distance(ours[name], want) <= 2 * max(distance(twin[name], want), floor), name
+
+
+@pytest.mark.parametrize(("R", "grid", "M"), [(3, (1, 1), 9), (2, (3, 5), 7), (1, (6, 7), 130)], ids=str)
+def test_the_form_without_gradients(R: int, grid: tuple[int, int], M: int) -> None:
+    g = torch.Generator().manual_seed(R)
+    shapes = dict(h=(R, grid[0] * grid[1], 2 * M), weight=(2 * M, 1, 3, 3), bias=(2 * M,))
+    given = {name: torch.randn(s, generator=g, dtype=torch.float64) for name, s in shapes.items()}
+    exact = gated_conv_plain(**given, grid=grid)
+    single = {name: t.to(DEVICE, torch.float32) for name, t in given.items()}
+    error = distance(gated_conv_plain(**single, grid=grid).cpu(), exact)
+    ours = gated_conv_forward(**single, grid=grid).cpu()
+    assert distance(ours, exact) <= 2 * max(error, torch.finfo(torch.float32).eps)
 
 
 def test_the_operator_is_well_formed() -> None:
