@@ -11,13 +11,16 @@ from torch import Tensor
 
 from engine.config import MEMORY, POCKET, POCKET_CODEC, SANA_WM
 from engine.gdn import EPS
+from engine.ltx2 import LTX2_VAE
 from engine.rope import Rotary, rotary_tables, rotate_real
 from engine.setup import Sizes
 from engine.warp import Sources, Warped, warp
-from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.conv_input import conv_input, conv_input_plain
+from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
 from kernels.gdn_chunk import gdn_chunk
 from kernels.gdn_scan import gdn_scan
 from kernels.gdn_stream import gdn_main, gdn_stream
+from kernels.to_pixels import to_pixels, to_pixels_plain
 
 Call = Callable[..., Any]
 
@@ -60,6 +63,13 @@ TRAINING = Shape(
 STREAM = Shape(
     clips=1, frames=SANA_WM.chunk, grid=Sizes().grid, heads=SANA_WM.heads, width=SANA_WM.head_dim
 )  # a chunk of sana-wm
+LEVEL = Shape(
+    clips=1,
+    frames=SANA_WM.chunk * LTX2_VAE.stride[0],
+    grid=(Sizes().height // LTX2_VAE.patch, Sizes().width // LTX2_VAE.patch),
+    heads=1,
+    width=LTX2_VAE.decoder_widths[-1] // 2,
+)  # a chunk of sana-wm in the last and largest level of its decoder
 VIEWS = Shape(
     clips=1, frames=1 + MEMORY.chosen, grid=(POCKET_CODEC.height, POCKET_CODEC.width), heads=1, width=1
 )  # pictures that a chunk of pocket recalls, pixel by pixel
@@ -146,6 +156,26 @@ def main_twin(
     return num / (den + eps), S, z
 
 
+def level_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Of the decoder between two convolutions."""
+    g = torch.Generator(device).manual_seed(0)
+    place = (*shape.grid, shape.dim)
+
+    def values(*size: int) -> Tensor:
+        return torch.randn(size, generator=g, device=device, dtype=dtype)
+
+    clip = shape.clips, shape.frames, *place
+    tail = values(shape.clips, 2, *place)
+    return dict(y=values(*clip), bias=values(shape.dim), skip=values(*clip), tail=tail, keep=True)
+
+
+def pixel_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Of the decoder after its last convolution."""
+    g, channels = torch.Generator(device).manual_seed(0), 3 * LTX2_VAE.patch**2
+    y = torch.rand(shape.clips, shape.frames, *shape.grid, channels, generator=g, device=device) * 2 - 1
+    return dict(y=y.to(dtype), bias=torch.zeros(channels, device=device, dtype=dtype), patch=LTX2_VAE.patch)
+
+
 def warp_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Three remembered pictures, and eight views of a camera that goes ahead and turns: what pocket recalls."""
     g = torch.Generator(device).manual_seed(0)
@@ -193,7 +223,12 @@ CASES = (
         twin=conv_twin,
         backward=True,
     ),
+    Case(
+        name="gated_conv_forward", shape=STREAM, inputs=conv_inputs, kernel=gated_conv_forward, twin=conv_twin
+    ),
     Case(name="GDN main branch", shape=STREAM, inputs=main_inputs, kernel=gdn_main, twin=main_twin),
     Case(name="gdn_stream", shape=STREAM, inputs=scan_inputs, kernel=gdn_stream, twin=stream_twin),
+    Case(name="conv_input", shape=LEVEL, inputs=level_inputs, kernel=conv_input, twin=conv_input_plain),
+    Case(name="to_pixels", shape=LEVEL, inputs=pixel_inputs, kernel=to_pixels, twin=to_pixels_plain),
     Case(name="warp", shape=VIEWS, inputs=warp_inputs, kernel=warp_kernel, twin=warp),
 )

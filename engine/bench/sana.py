@@ -23,7 +23,6 @@ from engine.config import FPS
 from engine.opening import open_sana
 from engine.sana import SanaEngine
 from engine.setup import Setup, Sizes
-from engine.vae import to_uint8
 
 WARM = 8  # chunks until every window is full: what is measured comes after
 MINUTE = 40  # chunks of a clip of 60 seconds
@@ -56,25 +55,21 @@ def stage1(setup: Setup, *, device: str, chunks: int, tick: Tick) -> Report:
 def codec(setup: Setup, *, device: str, chunks: int, tick: Tick) -> Report:
     """Latents to pictures on the host."""
     engine = _opened(replace(setup, refiner="off"), device, tick)
-    together = engine.decode_together
     generator = torch.Generator(engine.device).manual_seed(0)
     shape = (1, setup.sizes.vae.latent_channels, engine.generator.config.chunk, *engine.grid)
     latents = torch.randn(shape, generator=generator, device=engine.device)
-    pictures: NDArray[np.uint8] = np.empty(0, np.uint8)
-    with torch.inference_mode():
-        _, state = engine.vae.decode(latents[:, :, :1])
+    _, state = engine.pictures.decode(latents[:, :, :1], None)
+    frames: list[NDArray[np.uint8]] = []
 
-    @torch.inference_mode()
     def decode(k: int) -> None:
-        nonlocal state, pictures
-        for part in latents.split(together, dim=2):
-            frames, state = engine.vae.decode(part, state)
-            pictures = to_uint8(frames)[0].cpu().numpy()
+        nonlocal state, frames
+        pictures, state = engine.pictures.decode(latents, state)
+        frames = list(pictures)
 
     times = timed(decode, device=engine.device, warm=WARM, count=chunks, what="codec", tick=tick)
     work = _codec_work(setup.sizes, engine, size(state), shape[2])
     row = Row(name="codec", seconds=times, frames=engine.spec.chunk_frames, work=work)
-    facts = {"state_bytes": size(state), "finite": finite(state) and len(np.unique(pictures)) > 1}
+    facts = {"state_bytes": size(state), "finite": finite(state) and len(np.unique(frames[-1])) > 1}
     return _report("codec", setup, engine, [row], facts)
 
 
@@ -193,7 +188,7 @@ def _stage1_work(sizes: Sizes, engine: SanaEngine, state: int, tick: Tick) -> Wo
 
 
 def _codec_work(sizes: Sizes, engine: SanaEngine, state: int, frames: int) -> Work:
-    parts = -(-frames // engine.decode_together)
+    parts = -(-frames // engine.pictures.together)
     pictures = frames * sizes.vae.stride[0] * sizes.width * sizes.height * 3
     moved = parts * (size(engine.vae.decoder) + 2 * state) + pictures
     return Work(flops=vae_flops(sizes.vae, sizes.grid, frames=frames), bytes=moved)
