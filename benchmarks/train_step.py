@@ -27,13 +27,13 @@ import engine.ffn
 import engine.gdn
 import engine.layout
 import kernels.gdn_chunk
+from engine.bench.ceilings import matmul_rate
 from engine.conditioning import condition_clip
 from engine.config import POCKET
 from engine.model import WorldModel
 from engine.train.host import Host, host
 from engine.train.optim import Ema, Optimiser
 from engine.train.pool import Batch
-from engine.train.speed import matmul_rate
 from engine.train.world import OPTIM, Learner, WorldTraining, is_edge
 
 OFF: dict[str, tuple[Any, str, Any]] = {  # fast path → what turns it off

@@ -94,7 +94,7 @@ def upright(pose: Tensor) -> Tensor:
 
 def _rigid(R: Tensor, t: Tensor) -> Tensor:
     """R [..., 3, 3] and t [..., 3, 1] as [..., 4, 4]."""
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=R.dtype, device=R.device)
+    last = torch.eye(4, dtype=R.dtype, device=R.device)[3]  # a list would have to be sent to a GPU
     return torch.cat([torch.cat([R, t], dim=-1), last.expand(*R.shape[:-2], 1, 4)], dim=-2)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 360, 56, 24, 168, 44
+LINE = 15.0  # height of a label
 COLOURS = ("#c2571a", "#2b6cb0", "#6b7280", "#2f855a", "#805ad5")
 
 
@@ -42,18 +44,28 @@ def curve(
         parts.append(
             f'<text x="{across(v):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" fill="#4b5563">{v:g}</text>'
         )
-    for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
+    places = _apart([up(points[-1][1]) for points in lines.values()])
+    for colour, place, (name, points) in zip(COLOURS, places, lines.items(), strict=False):
         d = "L".join(f"{across(a):.1f} {up(b):.1f}" for a, b in points)
         end = points[-1]
         parts.append(
             f'<path d="M{d}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
-            f'<text x="{across(end[0]) + 8:.1f}" y="{up(end[1]) + 4:.1f}" fill="{colour}">{escape(name)}</text>'
+            f'<text x="{across(end[0]) + 8:.1f}" y="{place + 4:.1f}" fill="{colour}">{escape(name)}</text>'
         )
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle" fill="#111827">{escape(x)}</text>'
         f'<text x="{LEFT}" y="14" text-anchor="middle" fill="#111827">{escape(y)}</text></svg>\n'
     )
     return "\n".join(parts)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Heights of labels, moved down where two would lie on each other."""
+    out = list(places)
+    last = -math.inf
+    for i in sorted(range(len(out)), key=out.__getitem__):
+        last = out[i] = max(out[i], last + LINE)
+    return out
 
 
 def _ticks(span: tuple[float, float], step: float) -> list[float]:

@@ -24,17 +24,20 @@ from torch import Tensor
 from engine.camera import Intrinsics, Pose
 from engine.checkpoint import build_stored, load_module
 from engine.codec import Codec, load_codec
-from engine.conditioning import condition_chunk, pose_tensor
+from engine.conditioning import Anchor, condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.container import weights_hash
 from engine.frame import Frame
-from engine.generator import Generator
-from engine.memory import begin, insert
+from engine.generator import Generator, NotFinite
+from engine.laps import Laps
+from engine.memory import begin
 from engine.model import WorldModel
-from engine.recall import Draw, Recalled, checked, draw_on, first_source, frame_source, recall
+from engine.recall import Draw, checked, draw_on, first_source, recall
 from engine.schedule import chunk_noise
 from engine.state import StreamState
+from engine.whole import Asked, WholeChunk, remembered, shown
 
+UNTIL_CAPTURED = 3  # chunks of a full window: one that is only run, one that is captured, one that shows it
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 BLOCK, END = 32 << 20, 64 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
 
@@ -48,6 +51,11 @@ class Chunk:
     timing: dict[str, float]  # seconds by stage
 
 
+_Made = tuple[
+    NDArray[np.uint8], NDArray[np.float16], StreamState
+]  # pixels, inverse depth, the state after them
+
+
 class Engine:
     """Holds weights and nothing of any flight: `start` and `step` are functions of their arguments."""
 
@@ -59,6 +67,8 @@ class Engine:
         self.codec = codec
         self.device = codec.mean.device
         self.remembers = checked(model.config.memory_channels, codec)
+        whole = self.generator.config.lone and self.device.type == "cuda"
+        self.whole = WholeChunk(self.generator, codec) if whole else None
         self._native = _compiling() if self.remembers and self.device.type == "cpu" else None
 
     @staticmethod
@@ -87,7 +97,9 @@ class Engine:
         on_step("loading the world model")
         model = load_world(assets / name / "world.safetensors", dtype=dtype, device=where)
         engine = Engine(WORLDS[name], model=model, codec=codec, weights=weights_hash(assets / name))
-        on_step("warming up")
+        on_step(
+            "warming up" if engine.whole is None else "warming up (the first time on a GPU takes minutes)"
+        )
         engine.warm_up()
         return engine
 
@@ -140,30 +152,13 @@ class Engine:
         """
         if len(poses) != self.spec.chunk_frames:
             raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
-        times = [time.perf_counter()]
-        cond, anchor = condition_chunk(
-            state.anchor,
-            pose_tensor(poses),
-            _rows(intrinsics, len(poses)),
-            frame=state.frame,
-            grid=self.codec.config.grid,
-            config=self.generator.config,
-        )
-        recalled = self._recalled(state, poses, intrinsics)
-        times.append(time.perf_counter())
-        memory = None if recalled is None else recalled.channels
-        noise = self._other_noise(state, attempt) if attempt else None
-        with self._one_thread_less():
-            latents, after = self.generator.step(
-                state, cond=cond.to(self.device), anchor=anchor, memory=memory, noise=noise
-            )
-        times.append(time.perf_counter())
-        dtype = self.codec.mean.dtype
-        with torch.inference_mode():
-            rgb, depth = self.codec.decode(state.latent.to(dtype), latents[:, :, -1].to(dtype))
-            colors = ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8)
-            pixels, inverse_depth = colors.cpu().numpy(), depth[0].to("cpu", torch.float16).numpy()
-        times.append(time.perf_counter())
+        if self.remembers and state.spatial is None:
+            raise ValueError("a state without spatial memory for a world that has it: start the flight again")
+        laps = Laps()
+        asked, anchor = self._asked(state, poses, intrinsics, attempt)
+        at_once = self.whole is not None and self.whole.fits(state)
+        make = self._at_once if at_once else self._by_stages
+        pixels, inverse_depth, after = make(state, asked, anchor, laps)
         first = self.next_frame(state)
         frames = tuple(
             Frame(
@@ -176,19 +171,70 @@ class Engine:
             )
             for i, pose in enumerate(poses)
         )
-        timing = {"denoise": times[2] - times[1], "decode": times[3] - times[2]}
-        if recalled is not None and after.spatial is not None:
-            newest = frame_source(
-                colors[-1:],
-                depth[:, -1],
-                recalled.warped.generation[:, -1],
-                pose=pose_tensor(poses[-1:])[0],
-                intrinsics=_rows(intrinsics, 1)[0],
-                index=torch.tensor([first + len(poses) - 1]),
+        return Chunk(frames=frames, state=after, timing=laps.seconds)
+
+    def _asked(
+        self, state: StreamState, poses: Sequence[Pose], intrinsics: Intrinsics, attempt: int
+    ) -> tuple[Asked, Anchor]:
+        """The coming chunk in tensors on the device, and the anchor after it."""
+        places, lenses = pose_tensor(poses), _rows(intrinsics, len(poses))
+        grid, config = self.codec.config.grid, self.generator.config
+        cond, anchor = condition_chunk(
+            state.anchor, places, lenses, frame=state.frame, grid=grid, config=config
+        )
+        asked = Asked(
+            noise=self._noise(state, attempt),
+            cond=cond,
+            at=torch.tensor(state.frame),
+            poses=places,
+            intrinsics=lenses,
+            last=torch.tensor([self.next_frame(state) + len(poses) - 1]),
+        )
+        return asked.to(self.device), anchor
+
+    def _at_once(self, state: StreamState, asked: Asked, anchor: Anchor, laps: Laps) -> _Made:
+        """As one function of tensors, which a GPU replays."""
+        assert self.whole is not None
+        made = self.whole(state, asked)
+        if not bool(made.finite):
+            raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")
+        laps.lap("denoise")
+        pixels, inverse_depth = made.colors.cpu().numpy(), made.inverse_depth.cpu().numpy()
+        after = replace(
+            state,
+            blocks=self.whole.after(state, made),
+            frame=state.frame + 1,
+            chunk=state.chunk + 1,
+            latent=made.latents[:, :, -1],
+            anchor=anchor,
+            spatial=made.spatial,
+        )
+        laps.lap("decode")
+        return pixels, inverse_depth, after
+
+    def _by_stages(self, state: StreamState, asked: Asked, anchor: Anchor, laps: Laps) -> _Made:
+        """One after the other, each timed: on a CPU, and until the window is full."""
+        recalled = None
+        if state.spatial is not None and self.remembers:
+            views = asked.poses, asked.intrinsics
+            recalled = recall(state.spatial, *views, codec=self.codec, draw=self._draw())
+            laps.lap("memory")
+        memory = None if recalled is None else recalled.channels
+        with self._one_thread_less():
+            latents, after = self.generator.step(
+                state, cond=asked.cond, anchor=anchor, memory=memory, noise=asked.noise
             )
-            after = replace(after, spatial=insert(after.spatial, newest))
-            timing["memory"] = times[1] - times[0] + time.perf_counter() - times[3]
-        return Chunk(frames=frames, state=after, timing=timing)
+        laps.lap("denoise")
+        with torch.inference_mode():
+            colors, depth = shown(self.codec, state.latent, latents[:, :, -1])
+            pixels, inverse_depth = colors.cpu().numpy(), depth[0].to("cpu", torch.float16).numpy()
+        laps.lap("decode")
+        if recalled is not None and after.spatial is not None:
+            look = self.device.type == "cpu"
+            spatial = remembered(after.spatial, colors, depth, recalled, asked, look=look)
+            after = replace(after, spatial=spatial)
+            laps.lap("memory")
+        return pixels, inverse_depth, after
 
     def reworded(self, state: StreamState, words: Sequence[int] | None) -> StreamState:
         """The same place under other words, from the next chunk on."""
@@ -215,15 +261,6 @@ class Engine:
         grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
         return self.start(grey, pose=Pose(), intrinsics=lens).state
 
-    def _recalled(self, state: StreamState, poses: Sequence[Pose], intrinsics: Intrinsics) -> Recalled | None:
-        """What is remembered of the coming frames; None in a world that remembers nothing."""
-        if not self.remembers:
-            return None
-        if state.spatial is None:
-            raise ValueError("a state without spatial memory for a world that has it: start the flight again")
-        views = pose_tensor(poses).to(self.device), _rows(intrinsics, len(poses)).to(self.device)
-        return recall(state.spatial, *views, codec=self.codec, draw=self._draw())
-
     @contextmanager
     def _one_thread_less(self) -> Iterator[None]:
         """For passes on a CPU: they hardly gain by the last thread, and wait for it wherever something else runs there."""
@@ -246,12 +283,14 @@ class Engine:
         return native
 
     def warm_up(self) -> None:
-        """Run one chunk, so that the first real one is as fast as the rest."""
+        """Run chunks until real ones are as fast as they get: one, and on a GPU until one is captured."""
         lens = Intrinsics.from_fov(1.2, width=self.spec.width, height=self.spec.height)
-        self.step(self.pattern, [Pose()] * self.spec.chunk_frames, intrinsics=lens)
+        state = self.pattern
+        for _ in range(1 if self.whole is None else self.generator.config.window + UNTIL_CAPTURED):
+            state = self.step(state, [Pose()] * self.spec.chunk_frames, intrinsics=lens).state
 
-    def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
-        """What a further attempt starts from, [1, C, F, h, w]; like the first decided by seed and chunk."""
+    def _noise(self, state: StreamState, attempt: int) -> Tensor:
+        """What a chunk starts from, [1, C, F, h, w] fp32: decided by seed, chunk and attempt."""
         batch, channels, *grid = state.latent.shape
         shape = (batch, channels, self.generator.config.chunk, *grid)
         return chunk_noise(shape, seed=state.seed + (attempt << 32), chunk=state.chunk)

@@ -44,12 +44,18 @@ def layout(
     visible: Tensor | None,
     config: ModelConfig,
     dtype: torch.dtype,
+    at: Tensor | None = None,
 ) -> Layout:
-    """visible: [F, cached + F] frames.  dtype: of the angles and masks, fp32 or fp64."""
+    """visible: [F, cached + F] frames.  dtype: of the angles and masks, fp32 or fp64.  at: as in `WorldModel.given`."""
     grid = (cond.plucker.shape[-2], cond.plucker.shape[-1])
     device, tokens, frames = cond.P.device, grid[0] * grid[1], sum(chunks)
     rotary, slim = rotary_tables(
-        frame=cond.frame, frames=frames, grid=grid, head_dim=config.head_dim, device=device, dtype=dtype
+        frame=cond.frame if at is None else at,
+        frames=frames,
+        grid=grid,
+        head_dim=config.head_dim,
+        device=device,
+        dtype=dtype,
     )
     P, P_inv = cond.P.to(dtype), cond.P_inv.to(dtype)
     reanchor = None if cond.reanchor is None else cond.reanchor.to(dtype)
@@ -82,6 +88,9 @@ def window_band(frames: int, visible: Tensor | None, config: ModelConfig) -> int
 
 
 def _same_chunk(shift: int, *, chunks: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    if len(chunks) == 1:  # without a list, which a GPU would have to wait for
+        place = torch.arange(chunks[0], device=device) + shift
+        return ((place >= 0) & (place < chunks[0])).to(dtype)[:, None, None]
     chunk = [i for i, length in enumerate(chunks) for _ in range(length)]
     frames = len(chunk)
     same = [0 <= f + shift < frames and chunk[f + shift] == chunk[f] for f in range(frames)]

@@ -57,10 +57,10 @@ def choose(
     poses: [B, V, 4, 4], intrinsics [B, V, 4]; the first and the last count. Greedy: a cell of a view that is shown
     is worth ½, and up to ½ more the less its picture is magnified and the fewer times it was redrawn.
     """
-    ends = [0, poses.shape[1] - 1]
+    ends = [torch.stack((x[:, 0], x[:, -1]), dim=1) for x in (poses, intrinsics)]
     kept = memory.kept
-    shown = _values(memory.latest, poses[:, ends], intrinsics[:, ends])[:, 0]
-    offers = _values(kept, poses[:, ends], intrinsics[:, ends])  # [B, K, 2·cells]
+    shown = _values(memory.latest, *ends)[:, 0]
+    offers = _values(kept, *ends)  # [B, K, 2·cells]
     slots, good = [], []
     for _ in range(config.chosen):
         gain, slot = (offers - shown[:, None]).clamp_min(0).sum(dim=-1).max(dim=1)
@@ -75,10 +75,13 @@ def choose(
     return Sources(**{name: torch.cat(pair, dim=1) for name, pair in both.items()})
 
 
-def insert(memory: SpatialMemory, frame: Sources, *, config: MemoryConfig = MEMORY) -> SpatialMemory:
+def insert(
+    memory: SpatialMemory, frame: Sources, *, look: bool = True, config: MemoryConfig = MEMORY
+) -> SpatialMemory:
     """The memory after a chunk whose last frame is `frame` [B, 1]: the latest one now, and a keyframe if it shows enough new.
 
     When all slots are taken the keyframe goes whose points the others show best. The first picture stays.
+    look: at what is decided, to leave out what is not needed; without it the same comes out, and a GPU is not waited for.
     """
     kept = memory.kept
     known = _shows(frame, kept)[:, 0].any(dim=1).double().mean(dim=-1)  # [B]
@@ -88,11 +91,11 @@ def insert(memory: SpatialMemory, frame: Sources, *, config: MemoryConfig = MEMO
     moved = (away[..., :3, 3].norm(dim=-1) > config.moved[0]) | (turn > config.moved[1])
     due = (frame.index - kept.index.gather(1, newest) >= config.every) & moved
     write = (known < config.covered) | due[:, 0]
-    if not bool(write.any()):
+    if look and not bool(write.any()):
         return replace(memory, latest=frame)
     full = kept.used.all(dim=1)
     slot = kept.used.int().argmin(dim=1)  # the first free one
-    if bool((full & write).any()):
+    if not look or bool((full & write).any()):
         slot = torch.where(full, _least_missed(kept, frame), slot)
     chosen = write[:, None] & (torch.arange(kept.index.shape[1], device=slot.device) == slot[:, None])
 

@@ -138,8 +138,12 @@ class WorldModel(nn.Module):
         past: tuple[BlockState, ...] | None,
         chunks: tuple[int, ...] | None = None,
         dtype: torch.dtype,
+        at: Tensor | None = None,
     ) -> Given:
-        """Work out what does not depend on the noise level. Arguments as in `forward`; dtype: of the latents."""
+        """Work out what does not depend on the noise level. Arguments as in `forward`; dtype: of the latents.
+
+        at: the index of the first latent frame as a tensor [], where a graph must not be of one; None: `cond` says it.
+        """
         chunks = self._checked_chunks(cond.P.shape[1], chunks)
         if past is not None and cond.reanchor is not None:
             past = reanchor(past, whole_move(cond.reanchor))
@@ -149,7 +153,7 @@ class WorldModel(nn.Module):
             visible = attention_mask(
                 index=index, cached=cached, chunks=chunks, config=self.config, device=cond.P.device
             )
-        place = layout(cond, chunks=chunks, visible=visible, config=self.config, dtype=precise(dtype))
+        place = layout(cond, chunks=chunks, visible=visible, config=self.config, dtype=precise(dtype), at=at)
         E = self.plucker_embedder(cond.plucker.to(dtype))
         return Given(
             layout=place,
@@ -198,22 +202,31 @@ class WorldModel(nn.Module):
         self, given: Given, mixers: tuple[Memory | Keys, ...], tails: tuple[Tensor, ...]
     ) -> tuple[BlockState, ...]:
         """The state after a pass that began at `given` and of which `run` returned the rest."""
-        olds = given.past or (None,) * len(mixers)
+        return self.committed(given.past, mixers, tails, chunks=given.layout.chunks)
+
+    def committed(
+        self,
+        past: tuple[BlockState, ...] | None,
+        mixers: tuple[Memory | Keys, ...],
+        tails: tuple[Tensor, ...],
+        *,
+        chunks: tuple[int, ...],
+    ) -> tuple[BlockState, ...]:
+        """The same after `past` (only its bookkeeping is read) and chunks of these lengths."""
+        olds = past or (None,) * len(mixers)
         return tuple(
-            self._committed(mixer, tail, old, given.layout)
+            self._committed(mixer, tail, old, chunks)
             for mixer, tail, old in zip(mixers, tails, olds, strict=True)
         )
 
     def _committed(
-        self, mixer: Memory | Keys, tail: Tensor, old: BlockState | None, place: Layout
+        self, mixer: Memory | Keys, tail: Tensor, old: BlockState | None, chunks: tuple[int, ...]
     ) -> BlockState:
         index, cached = (0, ()) if old is None else (old.index, old.chunks)
         kept: tuple[int, ...] = ()
         if isinstance(mixer, Keys):
-            mixer, kept = within_window(
-                mixer, cached=cached, chunks=place.chunks, index=index, config=self.config
-            )
-        return BlockState(mixer=mixer, ffn=tail, chunks=kept, index=index + len(place.chunks))
+            mixer, kept = within_window(mixer, cached=cached, chunks=chunks, index=index, config=self.config)
+        return BlockState(mixer=mixer, ffn=tail, chunks=kept, index=index + len(chunks))
 
     def _checked_chunks(self, frames: int, chunks: tuple[int, ...] | None) -> tuple[int, ...]:
         if chunks is None:

@@ -28,14 +28,20 @@ def axis_pairs(width: int) -> tuple[int, int, int]:
 
 
 def rotary_tables(
-    *, frame: int, frames: int, grid: tuple[int, int], head_dim: int, device: torch.device, dtype: torch.dtype
+    *,
+    frame: int | Tensor,
+    frames: int,
+    grid: tuple[int, int],
+    head_dim: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Rotary, Rotary]:
-    """Tables of a whole head, and of the second half of a head in the camera branch.
+    """Tables of a whole head, and of the second half of a head in the camera branch. frame: of the first; a tensor: [].
 
     The camera's table takes the slowest-indexed pairs of each axis from the main one, frequencies included.
     """
     places = (
-        torch.arange(frame, frame + frames, device=device, dtype=torch.float64)[:, None, None],
+        (torch.arange(frames, device=device, dtype=torch.float64) + frame)[:, None, None],
         torch.arange(grid[0], device=device, dtype=torch.float64)[None, :, None],
         torch.arange(grid[1], device=device, dtype=torch.float64)[None, None, :],
     )

@@ -21,6 +21,7 @@ from engine.config import FPS, WorldSpec
 from engine.engine import Chunk
 from engine.frame import Frame
 from engine.generator import Generator, NotFinite
+from engine.laps import Laps
 from engine.model import WorldModel
 from engine.pictures import PictureDecoder
 from engine.prompt import Text
@@ -121,23 +122,23 @@ class SanaEngine:
             raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
         if state.decoder is None or state.anchor is None:
             raise ValueError("a state without a decoder's tails: pass what `start` or `step` returned")
-        clock = Clock()
+        laps = Laps()
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
         noise = self._other_noise(state, attempt) if attempt else None
         latents, after = self.generator.step(state, cond=cond, anchor=anchor, noise=noise)
         latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
-        clock.lap("denoise")
+        laps.lap("denoise")
         if state.refiner is not None:
-            latents, after = self._refined(after, latents, clock)
+            latents, after = self._refined(after, latents, laps)
         pictures, decoder = self.pictures.decode(latents, state.decoder)
         pixels = list(pictures)
-        clock.lap("decode")
+        laps.lap("decode")
         first = self.next_frame(state)
         frames = tuple(
             Frame(pixels=x, pose=pose, intrinsics=intrinsics, index=first + i, world=self.spec.name)
             for i, (x, pose) in enumerate(zip(pixels, poses, strict=True))
         )
-        return Chunk(frames=frames, state=replace(after, decoder=decoder), timing=clock.laps)
+        return Chunk(frames=frames, state=replace(after, decoder=decoder), timing=laps.seconds)
 
     @torch.inference_mode()
     def retold(self, state: StreamState, text: Text) -> StreamState:
@@ -215,7 +216,7 @@ class SanaEngine:
             raise ValueError("this text was not read for the refiner: embed it again with the refiner on")
         return self.refiner.prompt(text.refiner, text.refiner_mask)
 
-    def _refined(self, state: StreamState, latents: Tensor, clock: Clock) -> tuple[Tensor, StreamState]:
+    def _refined(self, state: StreamState, latents: Tensor, laps: Laps) -> tuple[Tensor, StreamState]:
         """Latents through the second stage if it is on; its window forgets what it did not make."""
         assert self.refiner is not None
         assert state.refiner is not None
@@ -226,7 +227,7 @@ class SanaEngine:
             raise NotFinite(
                 f"chunk {state.chunk - 1} is not finite after refining: step again from its state"
             )
-        clock.lap("refine")
+        laps.lap("refine")
         return latents, replace(state, refiner=refiner)
 
     def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
@@ -242,19 +243,6 @@ class SanaEngine:
         """[1, 3, Y, X] in [-1, 1]."""
         x = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
         return x.to(self.device, torch.float32) / 127.5 - 1
-
-
-class Clock:
-    """Seconds by stage. Every stage ends by reading a result, so that a GPU has really finished it."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
 
 
 def sana_spec(*, width: int, height: int, chunk_frames: int) -> WorldSpec:

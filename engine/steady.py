@@ -14,6 +14,7 @@ from engine.graphed import Graphed
 from engine.model import BlockForm, Given, WorldModel, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory
+from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
 Passes = tuple[
@@ -41,22 +42,25 @@ class SteadyChunk:
         return x, bool(finite), self.model.after(given, mixers, tails)
 
     def _plain(self, x: Tensor, given: Given) -> Passes:
-        return self._passes(x, given, plain)
+        return self.passes(x, given, plain)
 
     def _compiled(self, x: Tensor, given: Given) -> Passes:
-        return self._passes(x, given, compiled())
+        return self.passes(x, given, compiled())
 
-    def _passes(self, x: Tensor, given: Given, block: BlockForm) -> Passes:
+    def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
+        """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""
         for level, target in steps(self.levels):
-            flow, _, _ = self._pass(x, level, given, block)
+            flow, _, _ = self._pass(x, level, given, block, memory)
             x = euler(x, flow.float(), level=level, target=target)
-        flow, mixers, tails = self._pass(x, 0.0, given, block)
+        flow, mixers, tails = self._pass(x, 0.0, given, block, memory)
         return x, all_finite(x, flow, *mixers), mixers, tails
 
     def _pass(
-        self, x: Tensor, level: float, given: Given, block: BlockForm
+        self, x: Tensor, level: float, given: Given, block: BlockForm, memory: Tensor | None
     ) -> tuple[Tensor, Mixers, tuple[Tensor, ...]]:
         t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
+        if memory is not None:
+            x = torch.cat((x, memory.to(x)), dim=1)
         dtype = self.model.final_layer.linear.weight.dtype
         return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
 
@@ -69,7 +73,12 @@ def all_finite(*values: Tensor | Memory | Keys) -> Tensor:
 
 @cache
 def compiled() -> BlockForm:
-    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start."""
+    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start.
+
+    Where what the compiler needs is not installed, `plain` itself: it is captured just so, with more and smaller kernels.
+    """
+    if not INSTALLED:
+        return plain
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
     return torch.compile(plain, dynamic=False)
 

@@ -42,7 +42,7 @@ More:
   explorer download sana-wm       NVIDIA's large model, for a large GPU
   explorer train codec|world|long|distill
                                   train the built-in world yourself
-  explorer bench latency          how soon an input is on the screen
+  explorer bench pocket           how fast this machine is; explorer bench --help: all parts
   explorer COMMAND --help         all that a command can do
 """
 
@@ -169,12 +169,19 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
-    if what != "latency":
-        raise ValueError(f"there is nothing '{what}' to measure: use explorer bench latency")
-    from explorer.bench import BenchLatency
+    from explorer.bench.latency import BenchLatency
+    from explorer.bench.part import PARTS, Part, told
 
-    return options(BenchLatency, rest, "explorer bench latency").run()
+    kinds: dict[str, type[Part] | type[BenchLatency]] = {"latency": BenchLatency, **PARTS}
+    what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if what in ("-h", "--help"):
+        _say(told(kinds))
+        return 0
+    if what not in kinds:
+        raise ValueError(
+            f"there is nothing '{what}' to measure: use explorer bench with one of {', '.join(kinds)}"
+        )
+    return options(kinds[what], rest, f"explorer bench {what}").run()
 
 
 def _convert(arguments: Sequence[str]) -> int:

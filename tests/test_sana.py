@@ -197,22 +197,3 @@ def test_every_tier_holds_what_it_promises() -> None:
         assert needs(tier, refiner=tier.refiner).total < 0.95 * tier.gigabytes * GB
         assert setup.tier_for(tier.gigabytes * GB) == tier
     assert setup.tier_for(12 * GB) is None
-
-
-def test_the_benchmark_runs() -> None:
-    """The script for a GPU machine, every set-up, at tiny size."""
-    from benchmarks import sana_wm
-
-    said: list[str] = []
-    result = sana_wm.run(SETUP, device="cpu", chunks=10, say=said.append)
-    assert list(result["parts"]) == ["stage 1", "stage 1 + codec", "stage 1 + codec + refiner"]
-    for part in result["parts"].values():
-        assert part["finite"]
-        assert part["frames"] == 241
-    assert {*result["parts"]["stage 1 + codec + refiner"]["seconds"]} == {
-        "denoise",
-        "refine",
-        "decode",
-        "chunk",
-    }
-    assert any("refiner: loaded" in line for line in said)

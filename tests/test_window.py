@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from explorer.bench import HELD, script
+from explorer.bench.latency import HELD, script
 from explorer.display import letter_box
 from tests.tiny import hills, screen, tiny_assets
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.bench.ceilings import matmul_rate
 from engine.checkpoint import save_module
 from engine.codec import Codec, load_codec
 from engine.conditioning import Conditioning, condition_clip
@@ -35,7 +36,6 @@ from engine.train.optim import Ema, OptimConfig, Optimiser
 from engine.train.pool import Batch, LatentPool
 from engine.train.rollout import SelfMade
 from engine.train.run import RunOptions
-from engine.train.speed import matmul_rate
 from engine.worlds.renderer import Renderer
 
 OPTIM = OptimConfig(muon=0.02, adam=5e-4, momentum=0.95, warmup=0.02, decay=0.55)

@@ -1,0 +1,1 @@
+"""How fast this machine runs the worlds, part by part, beside what its hardware allows."""

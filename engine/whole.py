@@ -1,0 +1,176 @@
+"""A whole chunk of a world of single frames as one function of tensors: recalled, denoised, committed, decoded, remembered.
+
+Nothing in it waits for a GPU or depends on what tensors hold, so that there a chunk is one launch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.codec import Codec
+from engine.conditioning import Conditioning
+from engine.generator import Generator
+from engine.graphed import Graphed
+from engine.memory import SpatialMemory, insert
+from engine.model import BlockForm, plain
+from engine.recall import Recalled, draw_on, frame_source, recall
+from engine.state import BlockState, Keys, StreamState
+from engine.steady import Mixers, SteadyChunk, compiled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a chunk is asked for."""
+
+    noise: Tensor  # [B, C, 1, h, w] fp32
+    cond: Conditioning
+    at: Tensor  # [] int64, index of the latent frame
+    poses: Tensor  # [B, P, 4, 4] fp64, of the pixel frames
+    intrinsics: Tensor  # [B, P, 4] fp64
+    last: Tensor  # [B] int64, index of the last pixel frame
+
+    def to(self, device: torch.device) -> Asked:
+        return Asked(
+            noise=self.noise.to(device),
+            cond=self.cond.to(device),
+            at=self.at.to(device),
+            poses=self.poses.to(device),
+            intrinsics=self.intrinsics.to(device),
+            last=self.last.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What a chunk reads of the state before it."""
+
+    blocks: tuple[BlockState, ...]  # without their bookkeeping
+    text: Tensor
+    text_mask: Tensor | None
+    latent: Tensor
+    spatial: SpatialMemory | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A chunk."""
+
+    colors: Tensor  # uint8 [P, Y, X, 3]
+    inverse_depth: Tensor  # fp16 [P, Y, X]
+    latents: Tensor  # [B, C, 1, h, w] fp32
+    finite: Tensor  # [] bool
+    mixers: Mixers  # what each block remembers, keys not yet cut to the window
+    tails: tuple[Tensor, ...]
+    spatial: SpatialMemory | None
+
+
+class WholeChunk:
+    """Called for the chunks of a full window; compiles and captures on a GPU what comes back in the same shapes."""
+
+    def __init__(self, generator: Generator, codec: Codec) -> None:
+        if not generator.config.lone:
+            raise ValueError(
+                f"chunks of {generator.config.chunk} latent frames: only single ones are made whole"
+            )
+        self.generator, self.codec = generator, codec
+        self._passes = SteadyChunk(generator.model, generator.levels)
+        self._graphed = Graphed(self._compiled, eager=self._plain)
+
+    def fits(self, state: StreamState) -> bool:
+        """Whether the state after the coming chunk has the shapes of that before it."""
+        held = [len(b.chunks) for b in state.blocks if isinstance(b.mixer, Keys)]
+        return bool(state.blocks) and all(n == self.generator.config.window for n in held)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a chunk is captured."""
+        return self._graphed.captured > 0
+
+    @torch.inference_mode()
+    def __call__(self, state: StreamState, asked: Asked) -> Made:
+        past = Past(
+            blocks=tuple(replace(b, chunks=(), index=0) for b in state.blocks),
+            text=state.text,
+            text_mask=state.text_mask,
+            latent=state.latent,
+            spatial=state.spatial,
+        )
+        return self._graphed(past, replace(asked, cond=timeless(asked.cond)))
+
+    def after(self, state: StreamState, made: Made) -> tuple[BlockState, ...]:
+        """What the blocks remember after the chunk."""
+        return self.generator.model.committed(state.blocks, made.mixers, made.tails, chunks=(1,))
+
+    def _plain(self, past: Past, asked: Asked) -> Made:
+        return self._chunk(past, asked, plain)
+
+    def _compiled(self, past: Past, asked: Asked) -> Made:
+        return self._chunk(past, asked, compiled())
+
+    def _chunk(self, past: Past, asked: Asked, block: BlockForm) -> Made:
+        recalled = None
+        if past.spatial is not None:
+            views, draw = (asked.poses, asked.intrinsics), draw_on(past.latent.device)
+            recalled = recall(past.spatial, *views, codec=self.codec, draw=draw)
+        given = self.generator.model.given(
+            text=past.text,
+            text_mask=past.text_mask,
+            cond=asked.cond,
+            past=past.blocks,
+            dtype=self.generator.dtype,
+            at=asked.at,
+        )
+        memory = None if recalled is None else recalled.channels
+        latents, finite, mixers, tails = self._passes.passes(asked.noise, given, block, memory)
+        colors, depth = shown(self.codec, past.latent, latents[:, :, -1])
+        spatial = past.spatial
+        if recalled is not None and spatial is not None:
+            spatial = remembered(spatial, colors, depth, recalled, asked)
+        return Made(
+            colors=colors,
+            inverse_depth=depth[0].half(),
+            latents=latents,
+            finite=finite,
+            mixers=mixers,
+            tails=tails,
+            spatial=spatial,
+        )
+
+
+def timeless(cond: Conditioning) -> Conditioning:
+    """The same without its time, and with a move of the anchor even where it stays: all that makes graphs differ."""
+    G = cond.reanchor
+    if G is None:
+        G = torch.eye(4, device=cond.P.device).expand(cond.P.shape[0], 1, 4, 4)
+    return replace(cond, frame=0, reanchor=G)
+
+
+def shown(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Two neighbouring latents [1, C, h, w] as the frames of the second: uint8 [P, Y, X, 3], inverse depth [1, P, Y, X]."""
+    dtype = codec.mean.dtype
+    rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
+    return ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8), depth
+
+
+def remembered(
+    spatial: SpatialMemory,
+    colors: Tensor,
+    depth: Tensor,
+    recalled: Recalled,
+    asked: Asked,
+    *,
+    look: bool = False,
+) -> SpatialMemory:
+    """The spatial memory after a chunk, of which it sees the last frame. look: as in `insert`."""
+    newest = frame_source(
+        colors[-1:],
+        depth[:, -1],
+        recalled.warped.generation[:, -1],
+        pose=asked.poses[:, -1],
+        intrinsics=asked.intrinsics[:, -1],
+        index=asked.last,
+    )
+    return insert(spatial, newest, look=look)

@@ -1,0 +1,1 @@
+"""`explorer bench`: what is measured, where it is printed, and how it compares with another commit."""
