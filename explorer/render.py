@@ -61,6 +61,8 @@ class Render:
     """sana-wm: sharpen what is generated; auto: if it is there and fits"""
     memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
     """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
+    precision: Annotated[str, arg(metavar="bf16|fp8|nvfp4")] = "bf16"
+    """sana-wm: store weights in fewer bits, which saves memory and costs sharpness; each stage by itself: bf16/fp8"""
     weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """sana-wm: a folder that explorer download made; default: the models folder"""
     steps: Annotated[int, arg(metavar="N")] = 60
@@ -189,6 +191,7 @@ def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) ->
         seed=scene.seed,
         refiner=fly.refiner,
         memory=fly.memory,
+        precision=fly.precision,
         random=fly.random_weights,
         device=fly.device,
         weights=weights,
