@@ -29,12 +29,11 @@ from engine.refiner_model import RefinerModel
 from engine.release import empty
 from engine.sampling import Sampling
 from engine.sana import SanaEngine, sana_spec
-from engine.setup import BF16, GB, Precision, Setup, Sizes, Tier, fitted, needs, tier_for
+from engine.setup import BF16, FP8_CAPABILITY, GB, Precision, Setup, Sizes, Tier, fitted, needs, tier_for
 from engine.state import StreamState
 from engine.vae import Vae
 
 OnStep = Callable[[str], None]
-FP8_CAPABILITY = (8, 9)  # Ada; Hopper is (9, 0)
 
 
 class World(Protocol):

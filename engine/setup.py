@@ -27,6 +27,8 @@ class Precision:
 
 
 BF16 = Precision()
+FP8_CAPABILITY = (8, 9)  # of the first GPUs that multiply FP8: Ada; Hopper is (9, 0)
+ADVISED = ("bf16/fp8", "fp8", "bf16/nvfp4", "fp8/nvfp4", "nvfp4")  # from little loss to much
 
 
 def parse_precision(text: str) -> Precision:
@@ -167,6 +169,19 @@ def fitted(tier: Tier, precision: Precision) -> Tier:
         if needs(more, refiner=True, precision=precision).total <= FILL * tier.gigabytes * GB:
             return more
     return tier
+
+
+def advised(tier: Tier, *, fp8: bool) -> str | None:
+    """The --precision of least loss with which a tier flies with the refiner, or at least renders with it.
+
+    None: it does so in bf16, or in no way.  fp8: whether the GPU multiplies FP8.
+    """
+    choices = [text for text in ADVISED if fp8 or "fp8" not in text]
+    more = {text: fitted(tier, parse_precision(text)) for text in choices}
+    if tier.refines_live:
+        return None
+    live = next((text for text in choices if more[text].refines_live), None)
+    return live or next((text for text in choices if more[text].refiner and not tier.refiner), None)
 
 
 @dataclass(frozen=True, kw_only=True)
