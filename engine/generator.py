@@ -11,7 +11,8 @@ from engine.conditioning import Anchor, Conditioning
 from engine.config import ModelConfig
 from engine.model import Given, WorldModel
 from engine.schedule import chunk_noise, euler, steps, timestep
-from engine.state import BlockState, Memory, StreamState
+from engine.state import BlockState, StreamState
+from engine.steady import SteadyChunk, all_finite
 
 
 class NotFinite(FloatingPointError):
@@ -21,10 +22,14 @@ class NotFinite(FloatingPointError):
 class Generator:
     """Turns noise into latent frames, chunk by chunk. Holds the model and nothing of any flight."""
 
-    def __init__(self, model: WorldModel, *, levels: tuple[float, ...] | None = None) -> None:
+    def __init__(
+        self, model: WorldModel, *, levels: tuple[float, ...] | None = None, fast: bool = False
+    ) -> None:
+        """fast: compile and capture chunks of the same shapes; on a GPU, for a model without memory channels."""
         self.model = model
         self.config: ModelConfig = model.config
         self.levels = self.config.levels if levels is None else levels
+        self.steady = SteadyChunk(model, self.levels) if fast else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,10 +133,16 @@ class Generator:
         given = self.model.given(
             text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks or None, dtype=self.dtype
         )
-        pinned = state.latent[:, :, None].float() if state.frame == 0 else None
-        x = self._denoised(noise.to(state.latent.device, torch.float32), given, pinned, memory)
-        flow, blocks = self._pass(x, 0.0, given, pinned, memory)
-        _require_finite(state, x, flow, blocks)
+        noise = noise.to(state.latent.device, torch.float32)
+        if self.steady is not None and state.frame:
+            x, finite, blocks = self.steady(noise, given)
+        else:
+            pinned = state.latent[:, :, None].float() if state.frame == 0 else None
+            x = self._denoised(noise, given, pinned, memory)
+            flow, blocks = self._pass(x, 0.0, given, pinned, memory)
+            finite = bool(all_finite(x, flow, *(b.mixer for b in blocks)))
+        if not finite:
+            raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")
         return x, replace(
             state,
             blocks=blocks,
@@ -166,9 +177,3 @@ class Generator:
             blank = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
             x = torch.cat((x, blank if memory is None else memory.to(x)), dim=1)
         return self.model.denoise(x.to(self.dtype), timestep=t, given=given)
-
-
-def _require_finite(state: StreamState, x: Tensor, flow: Tensor, blocks: tuple[BlockState, ...]) -> None:
-    held = [m for b in blocks if isinstance(b.mixer, Memory) for m in (b.mixer.S, b.mixer.z, b.mixer.cam_S)]
-    if not all(bool(y.isfinite().all()) for y in (x, flow, *held)):
-        raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")

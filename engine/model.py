@@ -6,8 +6,9 @@ checkpoints; `engine/native.py` maps the files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,15 @@ class Block(nn.Module):
         x = x + self.cross_attn(x, words, text_mask)
         y, tail = self.mlp(modulate(x, a2, b2), layout, tail)
         return gated(x, y, g2), mixer, tail
+
+
+BlockForm = Callable[..., tuple[Tensor, Memory | Keys, Tensor]]
+
+
+def plain(block: Block, x: Tensor, **given: Any) -> tuple[Tensor, Memory | Keys, Tensor]:
+    """A block called as it is; the form that is compiled elsewhere."""
+    result: tuple[Tensor, Memory | Keys, Tensor] = block(x, **given)
+    return result
 
 
 class WorldModel(nn.Module):
@@ -151,14 +161,25 @@ class WorldModel(nn.Module):
 
     def denoise(self, x: Tensor, *, timestep: Tensor, given: Given) -> tuple[Tensor, tuple[BlockState, ...]]:
         """One pass. x, timestep and results as in `forward`."""
+        flow, mixers, tails = self.run(x, timestep=timestep, given=given)
+        return flow, self.after(given, mixers, tails)
+
+    def run(
+        self, x: Tensor, *, timestep: Tensor, given: Given, block: BlockForm = plain
+    ) -> tuple[Tensor, tuple[Memory | Keys, ...], tuple[Tensor, ...]]:
+        """The tensors of one pass: flow, and what each block remembers, its mixer's (keys not yet cut) and FFN's.
+
+        block: how a block is called.
+        """
         place, dtype = given.layout, x.dtype
         x = self.x_embedder(x).to(dtype)
         e = self.t_embedder(timestep, dtype)  # [B, F, D]
         modulation = self.t_block(e).unflatten(-1, (6, -1))
-        states = []
-        for i, block in enumerate(self.blocks):
+        mixers, tails = [], []
+        for i, each in enumerate(self._blocks()):
             old = None if given.past is None else given.past[i]
             x, mixer, tail = block(
+                each,
                 x,
                 modulation=modulation,
                 rays=given.rays[i],
@@ -168,9 +189,20 @@ class WorldModel(nn.Module):
                 mixer=None if old is None else old.mixer,
                 tail=None if old is None else old.ffn,
             )
-            states.append(self._committed(mixer, tail, old, place))
+            mixers.append(mixer)
+            tails.append(tail)
         flow = self.final_layer(x, e)
-        return flow.mT.unflatten(2, (place.frames, *place.grid)).to(dtype), tuple(states)
+        return flow.mT.unflatten(2, (place.frames, *place.grid)).to(dtype), tuple(mixers), tuple(tails)
+
+    def after(
+        self, given: Given, mixers: tuple[Memory | Keys, ...], tails: tuple[Tensor, ...]
+    ) -> tuple[BlockState, ...]:
+        """The state after a pass that began at `given` and of which `run` returned the rest."""
+        olds = given.past or (None,) * len(mixers)
+        return tuple(
+            self._committed(mixer, tail, old, given.layout)
+            for mixer, tail, old in zip(mixers, tails, olds, strict=True)
+        )
 
     def _committed(
         self, mixer: Memory | Keys, tail: Tensor, old: BlockState | None, place: Layout

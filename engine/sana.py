@@ -29,6 +29,10 @@ from engine.schedule import chunk_noise
 from engine.state import StreamState
 from engine.vae import DecoderState, Vae, to_uint8
 
+UNTIL_STEADY = (
+    4  # chunks: chunk 0, a window that fills, the first of the steady shape, the one that is captured
+)
+
 
 class SanaEngine:
     """Holds weights and the text of its prompt, and nothing of any flight."""
@@ -53,7 +57,7 @@ class SanaEngine:
                 "this release looks ahead and cannot be flown: render it, or fly the streaming one"
             )
         self.spec, self.vae, self.decode_together = spec, vae, decode_together
-        self.generator = Generator(model)
+        self.generator = Generator(model, fast=vae.latents_mean.is_cuda)
         self.refiner = None if refiner is None else Refiner(refiner)
         self.device = vae.latents_mean.device
         self.text, self.refining = text.to(self.device), refining
@@ -133,12 +137,12 @@ class SanaEngine:
         return Chunk(frames=frames, state=replace(after, decoder=decoder), timing=clock.laps)
 
     def warm_up(self) -> None:
-        """Run two chunks, the first of which is longer, so that real ones are as fast as the rest."""
+        """Run chunks until real ones are as fast as they get: the first are longer, and on a GPU one compiles."""
         spec = self.spec
         lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
         grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
         chunk = self.start(grey, pose=Pose(), intrinsics=lens)
-        for _ in range(2):
+        for _ in range(2 if self.generator.steady is None else UNTIL_STEADY):
             chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
 
     def condition(

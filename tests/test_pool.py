@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
 from engine.codec import Codec
 from engine.config import POCKET_CODEC
 from engine.train.data import Clips
 from engine.train.pool import LatentPool
+from engine.train.world import keep_pool, read_pool
 from engine.words import SLOTS
 
 TINY = replace(
@@ -46,3 +49,23 @@ def test_chunks_carry_their_depth_and_pictures_do_not() -> None:
     torch.testing.assert_close(pool.moving[0, 2], chunk[0], rtol=2**-6, atol=2**-6)
     torch.testing.assert_close(pool.still[0, 1], still[0], rtol=2**-6, atol=2**-6)
     assert (pool.moving[0, 2] - blind[0]).float().norm() > 4 * (pool.moving[0, 2] - chunk[0]).float().norm()
+
+
+def test_a_pool_is_kept_for_the_next_stage(tmp_path: Path) -> None:
+    codec = Codec(TINY).eval()
+    first, second, other = (LatentPool(n, 2, codec=codec, device=torch.device("cpu")) for n in (2, 2, 3))
+    g = torch.Generator().manual_seed(0)
+    for x in (first.moving, first.still, first.poses, first.intrinsics):
+        x.copy_(torch.randn(x.shape, generator=g))
+    first.filled = 2
+    path = tmp_path / "runs" / "pool.0.pt"
+    keep_pool(path, first)
+    read_pool(path, second)
+    a, b = (p.draw(4, 3, generator=torch.Generator().manual_seed(1)) for p in (first, second))
+    assert torch.equal(a.latents, b.latents)
+    assert torch.equal(a.poses, b.poses)
+    with pytest.raises(ValueError, match=r"pool\.0\.pt .*another size"):
+        read_pool(path, other)
+    path.write_bytes(b"no pool")
+    with pytest.raises(ValueError, match="remove it"):
+        read_pool(path, second)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from engine.camera import Intrinsics
 from engine.config import SANA_WM
 from engine.ltx2 import RefinerConfig, VaeConfig
 from engine.model import WorldModel
@@ -41,12 +42,17 @@ SIZES = Sizes(
 SETUP = Setup(random_weights=True, sizes=SIZES, refiner="on", memory=80)
 
 
-def exact_engine() -> SanaEngine:
+def exact_engine(*, device: str = "cpu") -> SanaEngine:
     """Without refiner, in fp32 on every machine."""
-    exact = dict(dtype=torch.float32, device="cpu")
+    exact = dict(dtype=torch.float32, device=device)
     return SanaEngine(
         sana_spec(width=SIZES.width, height=SIZES.height, chunk_frames=24),
         model=random_module(lambda: WorldModel(SIZES.world), **exact, seed=1),
         vae=random_module(lambda: Vae(SIZES.vae), **exact, seed=2),
         text=random_text(SIZES),
     )
+
+
+def forward_lens(engine: SanaEngine) -> Intrinsics:
+    """A common lens at the size of the engine."""
+    return Intrinsics.from_fov(1.2, width=engine.spec.width, height=engine.spec.height)

@@ -72,6 +72,7 @@ def stages(options: AllTraining) -> tuple[Stage, ...]:
                 f"{name}_minutes={length:g} without world_minutes: there is nothing to start from"
             )
         flags = ["--minutes", f"{length:g}", "--codec", str(codec), "--pool", str(o.pool)]
+        flags += ["--pool-file", str(o.out / "pool")]
         flags += ["--init", str(before)] if before else []
         flags += [] if o.memory else ["--no-memory"]
         before = o.out / name / "world.safetensors"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +67,21 @@ class LatentPool:
 
     def __len__(self) -> int:
         return min(self.filled, self.size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All clips, to be kept for another run of the same codec."""
+        names = ("moving", "still", "poses", "intrinsics", "words", "memory", "filled")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError for a pool of another size or kind."""
+        mine = self.state_dict()
+        if described(mine) != described(state):
+            raise ValueError("it holds a pool of another size or kind")
+        for name, value in mine.items():
+            if isinstance(value, Tensor):
+                value.copy_(state[name])
+        self.filled = int(state["filled"])
 
     @torch.no_grad()
     def add(self, clips: Clips, *, slice_: int = 64) -> None:
@@ -149,3 +166,8 @@ class LatentPool:
         pick = torch.randint(len(open_), start.shape, device=start.device, generator=generator)
         half = torch.rand(start.shape, device=start.device, generator=generator) < 0.5
         return torch.where(half, borders[pick], start)
+
+
+def described(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what is there."""
+    return {name: tuple(x.shape) for name, x in state.items() if isinstance(x, Tensor)}

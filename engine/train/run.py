@@ -29,6 +29,8 @@ class RunOptions:
     """clips kept encoded on each device"""
     chunks: int = 24
     """chunks of a rendered clip, 0.5 s each"""
+    pool_file: Path | None = None
+    """keep the first pool of each process here, so that the next stage with this file need not render it again"""
     fresh: int = 8
     """clips rendered at a time to replace the oldest"""
     fresh_every: int = 12

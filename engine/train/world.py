@@ -215,11 +215,17 @@ class Training:
         return o.frames
 
     def fill(self) -> None:
-        """Render and encode the first clips."""
+        """Render and encode the first clips, or read those that an earlier stage has kept."""
         self.renderer = Renderer(self.host.device)
         o, slice_ = self.options, min(self.options.pool, 64)
-        for at in range(0, o.pool, slice_):
-            self.add(at // slice_, slice_)
+        kept = None if o.pool_file is None else o.pool_file.with_suffix(f".{self.host.rank}.pt")
+        if kept is not None and kept.is_file():
+            read_pool(kept, self.pool)
+        else:
+            for at in range(0, o.pool, slice_):
+                self.add(at // slice_, slice_)
+            if kept is not None:
+                keep_pool(kept, self.pool)
         if self.host.leads:
             self.truth = render_truth(self.renderer, count=o.held_out, chunks=o.measure_chunks)
             self.returning = render_truth(
@@ -321,6 +327,22 @@ class Training:
         part.write_text(json.dumps(report, indent=1))
         os.replace(part, o.out / "world.json")
         rollout_sheet(o.out / "flights.png", model, codec, truth.part(8, 20), picks=(1, 2, 4, 8, 12, 20))
+
+
+def keep_pool(path: Path, pool: LatentPool) -> None:
+    """Write the clips beside the file that is there, and put them in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(pool.state_dict(), part)
+    os.replace(part, path)
+
+
+def read_pool(path: Path, pool: LatentPool) -> None:
+    """Fill a pool with kept clips. Raises ValueError for a file that is none or does not fit."""
+    try:
+        pool.load_state_dict(torch.load(path, map_location=pool.moving.device, weights_only=True))
+    except Exception as error:  # a foreign file can fail in any way
+        raise ValueError(f"cannot read the clips in {path} ({error}): remove it") from error
 
 
 def initial_model(config: ModelConfig, weights: Path | None) -> WorldModel:

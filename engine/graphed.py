@@ -1,0 +1,130 @@
+"""A function of tensors in one launch: captured as a CUDA graph for each set of shapes, replayed ever after.
+
+A replay computes what the function computes, without its launches from Python: on small or many kernels they take
+longer than the kernels. What the function is given is copied into the graph's own tensors, what it returns is copied
+out, so values stay values.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor stood in a value that was taken apart."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A tuple or dataclass that was taken apart, for whose fields everything but tensors must be hashable."""
+
+    kind: type
+    parts: tuple[Hashable, ...]
+
+
+class Graphed(Generic[R]):
+    """Call it like the function. Arguments and results are nested tuples and dataclasses of tensors and plain values.
+
+    The function must leave its arguments as they are, must not wait for the GPU, and may depend on plain values (they
+    belong to what a graph is kept for) but not on the contents of tensors. Callers never edit a tensor that they have
+    passed: one passed again is not copied again.
+    """
+
+    def __init__(
+        self, function: Callable[..., R], *, eager: Callable[..., R] | None = None, after: int = 1
+    ) -> None:
+        """eager: computes the same, and is called instead where nothing is captured.
+
+        after: calls of one set of shapes before it is captured, so that what comes once is not.
+        """
+        self.function, self.eager, self.after = function, eager or function, after
+        self._seen: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, _Graph] = {}
+
+    @property
+    def captured(self) -> int:
+        """How many sets of shapes are."""
+        return len(self._graphs)
+
+    def __call__(self, *args: Any) -> R:
+        leaves: list[Tensor] = []
+        key = take_apart(args, leaves)
+        if not leaves or not leaves[0].is_cuda or torch.is_grad_enabled():
+            return self.eager(*args)
+        if key not in self._graphs:
+            self._seen[key] += 1
+            if self._seen[key] <= self.after:
+                return self.eager(*args)
+            self._graphs[key] = _Graph(self.function, key, leaves)
+        result: R = self._graphs[key].replay(leaves)
+        return result
+
+
+class _Graph:
+    """One capture."""
+
+    def __init__(self, function: Callable[..., Any], key: Hashable, leaves: list[Tensor]) -> None:
+        self._inputs = [torch.empty_like(x).copy_(x) for x in leaves]
+        self._last: list[weakref.ref[Tensor] | None] = [None] * len(leaves)
+        args = put_together(key, iter(self._inputs))
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            function(*args)  # compiles, tunes and allocates what a capture must not
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        self._outputs: list[Tensor] = []
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._result = take_apart(function(*args), self._outputs)
+
+    def replay(self, leaves: list[Tensor]) -> Any:
+        news = [i for i, x in enumerate(leaves) if (r := self._last[i]) is None or r() is not x]
+        if news:
+            torch._foreach_copy_([self._inputs[i] for i in news], [leaves[i] for i in news])
+        for i in news:
+            self._last[i] = weakref.ref(leaves[i])
+        self._graph.replay()
+        copies = [torch.empty_like(x) for x in self._outputs]
+        torch._foreach_copy_(copies, self._outputs)
+        return put_together(self._result, iter(copies))
+
+
+def take_apart(value: Any, leaves: list[Tensor]) -> Hashable:
+    """What is left of a value without its tensors, which are appended to `leaves` in order."""
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return Place(tuple(value.shape), value.dtype)
+    if isinstance(value, tuple):
+        return Group(tuple, tuple(take_apart(v, leaves) for v in value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return Group(type(value), tuple(take_apart(getattr(value, f.name), leaves) for f in fields(value)))
+    hash(value)
+    return value
+
+
+def put_together(what: Hashable, leaves: Iterator[Tensor]) -> Any:
+    """The inverse of `take_apart`."""
+    if isinstance(what, Place):
+        return next(leaves)
+    if isinstance(what, Group):
+        parts = [put_together(p, leaves) for p in what.parts]
+        return tuple(parts) if what.kind is tuple else what.kind(**_named(what.kind, parts))
+    return what
+
+
+def _named(kind: Any, parts: list[Any]) -> dict[str, Any]:
+    return {f.name: part for f, part in zip(fields(kind), parts, strict=True)}

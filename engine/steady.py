@@ -1,0 +1,81 @@
+"""The steady chunk of a stream on a GPU: all its passes as one CUDA graph of compiled blocks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.graphed import Graphed
+from engine.model import BlockForm, Given, WorldModel, plain
+from engine.schedule import euler, steps, timestep
+from engine.state import BlockState, Keys, Memory
+
+Mixers = tuple[Memory | Keys, ...]
+Passes = tuple[
+    Tensor, Tensor, Mixers, tuple[Tensor, ...]
+]  # latents, whether all is finite, what blocks remember
+
+
+class SteadyChunk:
+    """Called for every chunk but the first; compiles and captures what comes back in the same shapes."""
+
+    def __init__(self, model: WorldModel, levels: tuple[float, ...]) -> None:
+        self.model, self.levels = model, levels
+        self._graphed = Graphed(self._compiled, eager=self._plain)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the steady chunk is captured."""
+        return self._graphed.captured > 0
+
+    def __call__(self, noise: Tensor, given: Given) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
+        """noise: [B, C, F, h, w] fp32. Returns latents like it, whether all numbers are finite, and the new state."""
+        assert given.past is not None
+        timeless = tuple(replace(b, chunks=(), index=0) for b in given.past)
+        x, finite, mixers, tails = self._graphed(noise, replace(given, past=timeless))
+        return x, bool(finite), self.model.after(given, mixers, tails)
+
+    def _plain(self, x: Tensor, given: Given) -> Passes:
+        return self._passes(x, given, plain)
+
+    def _compiled(self, x: Tensor, given: Given) -> Passes:
+        return self._passes(x, given, compiled())
+
+    def _passes(self, x: Tensor, given: Given, block: BlockForm) -> Passes:
+        for level, target in steps(self.levels):
+            flow, _, _ = self._pass(x, level, given, block)
+            x = euler(x, flow.float(), level=level, target=target)
+        flow, mixers, tails = self._pass(x, 0.0, given, block)
+        return x, all_finite(x, flow, *mixers), mixers, tails
+
+    def _pass(
+        self, x: Tensor, level: float, given: Given, block: BlockForm
+    ) -> tuple[Tensor, Mixers, tuple[Tensor, ...]]:
+        t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
+        dtype = self.model.final_layer.linear.weight.dtype
+        return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
+
+
+def all_finite(*values: Tensor | Memory | Keys) -> Tensor:
+    """Whether all numbers are, as a bool scalar; of memories the recurrent parts, and no keys."""
+    held = [(v.S, v.z, v.cam_S) if isinstance(v, Memory) else (v,) for v in values if not isinstance(v, Keys)]
+    return torch.stack([x.isfinite().all() for parts in held for x in parts]).all()
+
+
+@cache
+def compiled() -> BlockForm:
+    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
+    return torch.compile(plain, dynamic=False)
+
+
+def _cache() -> Path:
+    """Where compiled kernels stay from one start to the next."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("world-explorer", appauthor=False) / "kernels"

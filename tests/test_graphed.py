@@ -1,0 +1,118 @@
+"""A function as a CUDA graph, and the steady chunk of a stream through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.camera import Pose
+from engine.conditioning import pose_tensor
+from engine.generator import Generator
+from engine.graphed import Graphed, put_together, take_apart
+from engine.model import WorldModel
+from engine.random_weights import random_module
+from engine.sana import SanaEngine
+from tests.flights import distance
+from tests.tiny_sana import SIZES, exact_engine, forward_lens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    name: str
+    left: Tensor
+    right: tuple[Tensor | None, int]
+
+
+def pair(seed: int, *, count: int = 3) -> Pair:
+    g = torch.Generator().manual_seed(seed)
+    return Pair(name="n", left=torch.randn(count, generator=g), right=(torch.randn(2, 2, generator=g), 7))
+
+
+def test_taking_apart_and_putting_together_is_the_identity() -> None:
+    leaves: list[Tensor] = []
+    value = (pair(0), None, (torch.ones(1), "x"))
+    key = take_apart(value, leaves)
+    assert [tuple(x.shape) for x in leaves] == [(3,), (2, 2), (1,)]
+    again = put_together(key, iter(leaves))
+    assert again[0].left is value[0].left
+    assert again[0].right == value[0].right
+    assert again[1:] == value[1:]
+
+
+def test_what_a_graph_is_kept_for() -> None:
+    """Shapes and plain values, not numbers in tensors."""
+    keys = [take_apart(v, []) for v in (pair(0), pair(1), pair(0, count=4))]
+    assert keys[0] == keys[1] != keys[2]
+    assert hash(keys[0]) == hash(keys[1])
+
+
+@pytest.mark.gpu
+def test_a_replay_computes_what_the_function_does() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+    def function(p: Pair, factor: int) -> tuple[Tensor, Pair]:
+        assert p.right[0] is not None
+        return p.left * factor + p.right[0].sum(), p
+
+    graphed = Graphed(function)
+    with torch.inference_mode():
+        kept = []
+        for seed in range(6):
+            p = on_gpu(pair(seed))
+            kept.append((graphed(p, 3), function(p, 3)))
+        assert graphed.captured == 1
+        for (got, same), (wanted, p) in kept:  # results of earlier replays stay as they were
+            assert torch.equal(got, wanted)
+            assert torch.equal(same.left, p.left)
+        assert torch.equal(graphed(p, 4)[0], function(p, 4)[0])
+        assert graphed.captured == 1  # another factor came once
+
+
+def on_gpu(p: Pair) -> Pair:
+    assert p.right[0] is not None
+    return Pair(name=p.name, left=p.left.cuda(), right=(p.right[0].cuda(), p.right[1]))
+
+
+def flown(engine: SanaEngine, generator: Generator, chunks: int) -> list[Tensor]:
+    """Latents of a flight ahead whose chunks after the first come from `generator`."""
+    lens = forward_lens(engine)
+    grey = np.full((engine.spec.height, engine.spec.width, 3), 90, np.uint8)
+    out = []
+    with torch.inference_mode():
+        state = engine.step(
+            engine.start(grey, pose=Pose(), intrinsics=lens, seed=3).state,
+            [Pose()] * engine.spec.chunk_frames,
+            intrinsics=lens,
+        ).state
+        for _ in range(chunks):
+            poses = pose_tensor([Pose()] * engine.spec.chunk_frames)
+            cond, anchor = engine.condition(state, poses, lens)
+            latents, state = generator.step(state, cond=cond.to(engine.device), anchor=anchor)
+            out.append(latents)
+    return out
+
+
+def test_the_steady_chunk_is_the_chunk() -> None:
+    engine = exact_engine()
+    model = engine.generator.model
+    wanted = flown(engine, Generator(model), 3)
+    got = flown(engine, Generator(model, fast=True), 3)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+@pytest.mark.gpu
+def test_compiled_and_captured_it_is_still_the_chunk() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    model = random_module(lambda: WorldModel(SIZES.world), dtype=torch.float32, device="cuda", seed=1)
+    engine = exact_engine(device="cuda")
+    fast = Generator(model, fast=True)
+    wanted, got = flown(engine, Generator(model), 5), flown(engine, fast, 5)
+    assert fast.steady is not None
+    assert fast.steady.ready
+    assert all(distance(a, b) < 1e-4 for a, b in zip(wanted, got, strict=True))
