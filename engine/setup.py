@@ -131,7 +131,7 @@ class Needs:
 WORLD, VAE_ENCODER, VAE_DECODER, REFINER, REFINER_BLOCK = 2.66e9, 0.694e9, 0.528e9, 13.04e9, 0.269e9
 WORLD_LINEARS, BLOCK_LINEARS = 2.208e9, 0.2684e9  # of these, in maps that may lose bits
 FRAME = 880  # tokens per latent frame at 704×1280
-FILL = 0.9  # of a tier's memory, at most; the rest is for what else lives on a card
+FILL = 0.95  # of a tier's memory, at most; the rest is for what else lives on a card
 
 
 def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
@@ -159,11 +159,15 @@ def tier_for(memory: int) -> Tier | None:
 
 
 def fitted(tier: Tier, precision: Precision) -> Tier:
-    """A tier with more of the refiner on the GPU, where weights of fewer bits leave room: all blocks, then a full window."""
+    """A tier with more of the refiner on the GPU, where weights of fewer bits leave room.
+
+    First of all its blocks, with the window as released, or that of the tier, or the shortest that does not flicker.
+    """
     if precision == BF16:
         return tier
-    depth, full = LTX2_REFINER.depth, LTX2_REFINER.window
-    wishes = [(depth, full), *((n, tier.refiner_window) for n in range(depth, tier.refiner_blocks, -1))]
+    depth, own, least = LTX2_REFINER.depth, tier.refiner_window, LTX2_REFINER.sink + LTX2_REFINER.block
+    wishes = [(depth, LTX2_REFINER.window), (depth, own), (depth, min(own, least))]
+    wishes += [(blocks, own) for blocks in range(depth - 1, tier.refiner_blocks, -1)]
     for blocks, window in wishes:
         more = replace(tier, refiner=True, refiner_blocks=blocks, refiner_window=window)
         if needs(more, refiner=True, precision=precision).total <= FILL * tier.gigabytes * GB:

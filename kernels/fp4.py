@@ -1,10 +1,11 @@
 """NVFP4: four-bit numbers in blocks of sixteen, each block with a scale in FP8, all with one scale in FP32.
 
-    w ≈ e2m1 · e4m3 · g        g = max|w| / (6·448)        scale of a block = e4m3(max|block| / (6·g))
+    w ≈ e2m1 · e4m3 · g        g ≥ max|w| / (6·448)        scale of a block = e4m3(max|block| / (6·g))
 
 E2M1 as in the OCP Microscaling Formats Specification 1.0, §5.3.3: a sign, two bits of exponent with bias 1, one of
 mantissa. Blocks of 16 along the input axis and both levels of scales: NVIDIA, "Pretraining Large Language Models with
-NVFP4", arXiv 2509.25149, §2. Two numbers share a byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
+NVFP4", arXiv 2509.25149, §2. g is rounded up to a power of two: scales are floating, so that this costs none of their
+precision, and a number of the format, which then has six significant bits, is exact in bf16. Two numbers share a byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Fp4(NamedTuple):
 
     packed: Tensor  # [N, K/2] uint8
     scale: Tensor  # [N, K/16] e4m3
-    whole: Tensor  # g, one number in fp32, shape []
+    whole: Tensor  # g, one power of two in fp32, shape []
 
 
 def to_e2m1(x: Tensor) -> Tensor:
@@ -54,9 +55,14 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def quantise(w: Tensor) -> Fp4:
-    """w: [N, K], K a multiple of 16."""
+    """w: [N, K], K a multiple of 16. One number that is not finite makes NaN of all."""
     w = w.float()
-    whole = (w.abs().amax() / (LARGEST * LARGEST_SCALE)).clamp_min(2.0**-100)
+    largest = w.abs().amax()
+    part, exponent = torch.frexp((largest / (LARGEST * LARGEST_SCALE)).clamp_min(2.0**-100))
+    whole = torch.ldexp(
+        torch.ones_like(part), exponent - (part == 0.5).int()
+    )  # rounded up: part is in [½, 1)
+    whole = torch.where(largest.isfinite(), whole, torch.nan)
     blocks = w.unflatten(1, (-1, BLOCK))
     scale = (blocks.abs().amax(dim=2) / (LARGEST * whole)).clamp(max=LARGEST_SCALE).to(torch.float8_e4m3fn)
     step = (scale.float() * whole)[..., None]
@@ -64,14 +70,10 @@ def quantise(w: Tensor) -> Fp4:
     return Fp4(pack(code.flatten(1)), scale, whole)
 
 
-def without_whole(w: Fp4) -> Tensor:
-    """[N, K] in fp32, still to be multiplied by g. Six significant bits: exact in bf16 too."""
-    return (from_e2m1(unpack(w.packed)).unflatten(1, (-1, BLOCK)) * w.scale.float()[..., None]).flatten(1)
-
-
 def dequantise(w: Fp4) -> Tensor:
-    """[N, K] in fp32."""
-    return without_whole(w) * w.whole
+    """[N, K] in fp32, each exact in bf16."""
+    scale = (w.scale.float() * w.whole)[..., None]
+    return (from_e2m1(unpack(w.packed)).unflatten(1, (-1, BLOCK)) * scale).flatten(1)
 
 
 def rotation(*, dtype: torch.dtype, device: torch.device | str) -> Tensor:

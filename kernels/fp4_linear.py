@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kernels.fp4 import Fp4, without_whole
+from kernels.fp4 import Fp4, dequantise
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -26,7 +26,7 @@ TILE = dict(BN=128, BM=128, BK=64, GROUP=8, num_warps=8, num_stages=3)
 def fp4_linear_plain(x: Tensor, w: Fp4, bias: Tensor | None) -> Tensor:
     """x: [M, K].  bias: [N].  Sums in fp32, or fp64 for x in fp64.  Returns [M, N] in x's dtype."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    y = (x.to(wide) @ without_whole(w).to(wide).mT) * w.whole.to(wide)
+    y = x.to(wide) @ dequantise(w).to(wide).mT
     return (y if bias is None else y + bias.to(wide)).to(x.dtype)
 
 
