@@ -46,7 +46,17 @@ def _fp4_linear(x: Tensor, packed: Tensor, scale: Tensor, whole: Tensor, bias: T
     programs = -(-M // TILE["BM"]) * -(-N // TILE["BN"])
     biases = whole if bias is None else bias.contiguous()
     _compiled()[(programs,)](
-        x, packed, scale, whole, biases, y, M, N=N, K=x.shape[1], BIAS=bias is not None, **TILE
+        x,
+        packed,
+        scale.view(torch.uint8),
+        whole,
+        biases,
+        y,
+        M,
+        N=N,
+        K=x.shape[1],
+        BIAS=bias is not None,
+        **TILE,
     )
     return y
 
@@ -92,13 +102,13 @@ def _product(
             packed + n[:, None] * (K // 2) + half[None, :], mask=live & (half < K // 2)[None, :], other=0
         )
         s = tl.load(
-            scale + n[:, None] * (K // 16) + block[None, :], mask=live & (block < K // 16)[None, :], other=0.0
+            scale + n[:, None] * (K // 16) + block[None, :], mask=live & (block < K // 16)[None, :], other=0
         )
         code = tl.reshape(tl.join(pair & 15, pair >> 4), (BN, BK)).to(tl.int32)
-        # As the top bits of an fp32, exponent and mantissa are the number times 2⁻¹²⁶, below 1 too.
-        size = ((code & 7) << 22).to(tl.float32, bitcast=True) * 2.0**126
-        number = (size.to(tl.int32, bitcast=True) | ((code & 8) << 28)).to(tl.float32, bitcast=True)
-        w = tl.reshape(tl.reshape(number, (BN, BK // 16, 16)) * s.to(tl.float32)[:, :, None], (BN, BK))
+        # As the top bits of an fp32, both kinds of numbers differ by a power of two only, the smallest ones too.
+        number = (((code & 8) << 28) | ((code & 7) << 22)).to(tl.float32, bitcast=True) * 2.0**126
+        step = ((s & 127).to(tl.int32) << 20).to(tl.float32, bitcast=True) * 2.0**120
+        w = tl.reshape(tl.reshape(number, (BN, BK // 16, 16)) * step[:, :, None], (BN, BK))
         b = tl.load(x + m[None, :] * K + k[:, None], mask=(m < M)[None, :] & (k < K)[:, None], other=0.0)
         total = tl.dot(w.to(x.dtype.element_ty), b, total, input_precision="ieee")
     total *= tl.load(whole)

@@ -32,7 +32,7 @@ def fp4_unpack(w: Fp4, *, dtype: torch.dtype) -> Tensor:
 def _fp4_unpack(packed: Tensor, scale: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
     w = _place(packed, scale, whole, dtype)
     N, K = w.shape
-    _compiled()[(N, -(-K // PART))](packed, scale, whole, w, K=K, PART=PART, num_warps=4)
+    _compiled()[(N, -(-K // PART))](packed, scale.view(torch.uint8), whole, w, K=K, PART=PART, num_warps=4)
     return w
 
 
@@ -56,13 +56,11 @@ def _unpack(packed, scale, whole, w, K: tl.constexpr, PART: tl.constexpr):
     start = tl.program_id(1) * PART
     half, block = start // 2 + tl.arange(0, PART // 2), start // 16 + tl.arange(0, PART // 16)
     pair = tl.load(packed + row * (K // 2) + half, mask=half < K // 2, other=0)
-    s = tl.load(scale + row * (K // 16) + block, mask=block < K // 16, other=0.0).to(tl.float32) * tl.load(
-        whole
-    )
+    s = tl.load(scale + row * (K // 16) + block, mask=block < K // 16, other=0).to(tl.int32)
     code = tl.reshape(tl.join(pair & 15, pair >> 4), (PART // 16, 16)).to(tl.int32)
-    # As the top bits of an fp32, exponent and mantissa are the number times 2⁻¹²⁶, below 1 too.
-    size = ((code & 7) << 22).to(tl.float32, bitcast=True) * 2.0**126
-    number = (size.to(tl.int32, bitcast=True) | ((code & 8) << 28)).to(tl.float32, bitcast=True)
+    # As the top bits of an fp32, both kinds of numbers differ by a power of two only, the smallest ones too.
+    number = (((code & 8) << 28) | ((code & 7) << 22)).to(tl.float32, bitcast=True) * 2.0**126
+    step = ((s & 127) << 20).to(tl.float32, bitcast=True) * 2.0**120 * tl.load(whole)
     k = start + tl.arange(0, PART)
-    full = tl.reshape(number * s[:, None], (PART,))
+    full = tl.reshape(number * step[:, None], (PART,))
     tl.store(w + row * K + k, full.to(w.dtype.element_ty), mask=k < K)
