@@ -5,7 +5,8 @@
 E2M1 as in the OCP Microscaling Formats Specification 1.0, §5.3.3: a sign, two bits of exponent with bias 1, one of
 mantissa. Blocks of 16 along the input axis and both levels of scales: NVIDIA, "Pretraining Large Language Models with
 NVFP4", arXiv 2509.25149, §2. g is rounded up to a power of two: scales are floating, so that this costs none of their
-precision, and a number of the format, which then has six significant bits, is exact in bf16. Two numbers share a byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
+precision, and a number of the format, which then has six significant bits, is exact in bf16. Two numbers share a
+byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
 """
 
 from __future__ import annotations

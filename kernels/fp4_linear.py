@@ -2,8 +2,8 @@
 
     y = (x · (e2m1·e4m3)ᵀ)·g + b
 
-e2m1·e4m3 has six significant bits, so that it is exact in bf16 and in fp16, and sums are fp32: nothing is lost but by
-the weights' own rounding. Twin and oracle: `fp4_linear_plain`.
+e2m1·e4m3 has six significant bits, which bf16 and fp16 hold, and sums are fp32: nothing is lost but by the weights' own
+rounding. Twin and oracle: `fp4_linear_plain`.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine import opening
@@ -18,7 +21,7 @@ from engine.opening import open_sana, weight_bytes
 from engine.quant import Part, lowered_maps, lowering, stored_bytes
 from engine.random_weights import random_module
 from engine.refiner_model import RefinerModel
-from engine.release import empty
+from engine.release import Stored, empty, fill, opened
 from engine.setup import (
     BF16,
     BYTES,
@@ -309,6 +312,32 @@ def test_a_swapped_model_has_the_weights_of_the_plain_one(part: Part) -> None:
         ]
         scales = 4 * sum(model.get_submodule(n).out_features for n in names)  # at true size a thousandth
         assert promised <= sum(stored) + len(names) * 4 <= promised + scales + 8 * len(names)
+
+
+@pytest.mark.parametrize("form", ["fp8", "nvfp4"])
+def test_files_are_rounded_map_by_map(form: Format, tmp_path: Path) -> None:
+    """What comes from a file is what comes from the same weights in memory; none is there in full when the next is read."""
+    plain, want = models("bf16", "refiner"), models(form, "refiner")
+    save_file(plain.state_dict(), tmp_path / "model.safetensors")
+    model = empty(lambda: RefinerModel(WIDE.refiner))
+    maps = [weakref.ref(model.get_submodule(name)) for name in lowered_maps(model, "refiner")]
+
+    def watched(stored: Stored) -> Stored:
+        def read() -> Tensor:
+            assert all(m is None or m.get_parameter("weight").is_meta for m in (r() for r in maps))
+            return stored.read()
+
+        return replace(stored, read=read)
+
+    ready = lowering(model, "refiner", form, on=torch.device("cpu"), say=lambda text: None)
+    with opened(tmp_path) as tensors:
+        given = {name: watched(stored) for name, stored in tensors.items()}
+        fill(model, given, source=tmp_path, dtype=torch.float32, device="cpu", ready=ready)
+    theirs = dict(want.named_parameters())
+    assert list(theirs) == [name for name, _ in model.named_parameters()]
+    for name, p in model.named_parameters():
+        assert p.dtype == theirs[name].dtype
+        assert torch.equal(p.float(), theirs[name].float()), name
 
 
 def test_a_flight_in_fewer_bits_is_near_the_same_flight() -> None:
