@@ -6,15 +6,18 @@ world/  vae/  refiner/  connectors/  …      shards with an index; vae, refiner
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from engine.config import SANA_WM, ModelConfig, from_record
 from engine.ltx2 import LTX2_REFINER, RefinerConfig, refiner_config, vae_config
 from engine.model import WorldModel
+from engine.place import Ready, as_is
 from engine.refiner_model import RefinerModel
 from engine.release import empty, fill, load_vae, opened, read_json
 from engine.setup import Setup, Sizes, models_folder
@@ -35,11 +38,14 @@ class Parts:
     def has_refiner(self) -> bool:
         return (self.folder / "refiner" / "config.json").is_file()
 
-    def world(self, *, dtype: torch.dtype, device: torch.device | str) -> WorldModel:
+    def world(
+        self, *, dtype: torch.dtype, device: torch.device | str, ready: Callable[[nn.Module], Ready] = as_is
+    ) -> WorldModel:
+        """ready: makes of the empty model what `engine.place.place` tells of every part that is filled."""
         model = empty(lambda: WorldModel(self.sizes.world))
         folder = self.folder / "world"
         with opened(folder) as tensors:
-            fill(model, tensors, source=folder, dtype=dtype, device=device)
+            fill(model, tensors, source=folder, dtype=dtype, device=device, ready=ready(model))
         return model
 
     def vae(self, *, dtype: torch.dtype, device: torch.device | str) -> Vae:
@@ -47,12 +53,17 @@ class Parts:
         return load_vae(self.folder / "vae", decoder_causal=causal, dtype=dtype, device=device)
 
     def refiner(
-        self, config: RefinerConfig, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: RefinerConfig,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        ready: Callable[[nn.Module], Ready] = as_is,
     ) -> RefinerModel:
-        """config: the release's own, but for the window, which is a choice."""
+        """config: the release's own, but for the window, which is a choice.  ready: as in `world`."""
         model, folder = empty(lambda: RefinerModel(config)), self.folder / "refiner"
         with opened(folder) as tensors:
-            fill(model, tensors, source=folder, dtype=dtype, device=device)
+            fill(model, tensors, source=folder, dtype=dtype, device=device, ready=ready(model))
         return model
 
 

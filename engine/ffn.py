@@ -56,6 +56,8 @@ class FFN(nn.Module):
         return F.linear(y, self.t_conv.weight[:, :, i, 0])
 
 
-def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1×1 convolution of tokens [..., D]."""
+def _pointwise(x: Tensor, conv: nn.Module) -> Tensor:
+    """A 1×1 convolution of tokens [..., D], or the linear map that stands in its place."""
+    if not isinstance(conv, nn.Conv2d):
+        return conv(x)
     return F.linear(x, conv.weight.flatten(1), conv.bias)

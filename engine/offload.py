@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HEAVY = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from engine.lowbit import LowBitLinear
+
+HEAVY = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, LowBitLinear)
 
 
 class Travellers:

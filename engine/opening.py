@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,13 +23,15 @@ from engine.generator import Generator
 from engine.identity import weights_of
 from engine.model import WorldModel
 from engine.offload import Travellers
+from engine.place import Ready
 from engine.prompt import Text, embedded
+from engine.quant import Part, lowering, stored_bytes
 from engine.random_weights import random_module
 from engine.refiner_model import RefinerModel
 from engine.release import empty
 from engine.sampling import Sampling
 from engine.sana import SanaEngine, sana_spec
-from engine.setup import GB, Setup, Sizes, Tier, needs, tier_for
+from engine.setup import BF16, FP8_CAPABILITY, GB, Precision, Setup, Sizes, Tier, fitted, needs, tier_for
 from engine.state import StreamState
 from engine.vae import Vae
 
@@ -127,11 +130,12 @@ def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
     tier = _tier(setup, where)
     refiner = _wants_refiner(setup, tier, parts)
     sizes = replace(sizes, refiner=replace(sizes.refiner, window=tier.refiner_window)) if refiner else sizes
-    require_memory(sizes, tier, where, refiner=refiner)
+    require_formats(setup.formats, where)
+    require_memory(sizes, tier, where, refiner=refiner, precision=setup.formats)
     on_step("reading the prompt")
     folder = None if parts is None else parts.folder
     text = embedded(setup, sizes=sizes, folder=folder, refiner=refiner, device=where, on_step=on_step)
-    load = _Loader(sizes, parts, where, compute_dtype(where), on_step)
+    load = _Loader(sizes, parts, where, compute_dtype(where), setup.formats, on_step)
     world, vae = load.world(), load.vae()
     second = load.refiner(tier) if refiner else None
     if not tier.encoder_stays:
@@ -143,17 +147,24 @@ class _Loader:
     """The three models, from files or drawn at random, each in the place where it will run."""
 
     def __init__(
-        self, sizes: Sizes, parts: Parts | None, where: torch.device, dtype: torch.dtype, on_step: OnStep
+        self,
+        sizes: Sizes,
+        parts: Parts | None,
+        where: torch.device,
+        dtype: torch.dtype,
+        formats: Precision,
+        on_step: OnStep,
     ) -> None:
-        self.sizes, self.parts, self.on_step = sizes, parts, on_step
+        self.sizes, self.parts, self.formats, self.on_step = sizes, parts, formats, on_step
         self.where, self.dtype = where, dtype
 
     def world(self) -> WorldModel:
         self.on_step("loading the world model")
+        dtype, ready = self.dtype, self._lowering("world")
         if self.parts is not None:
-            return self.parts.world(dtype=self.dtype, device=self.where)
+            return self.parts.world(dtype=dtype, device=self.where, ready=ready)
         return random_module(
-            lambda: WorldModel(self.sizes.world), dtype=self.dtype, device=self.where, seed=1
+            lambda: WorldModel(self.sizes.world), dtype=dtype, device=self.where, ready=ready, seed=1
         )
 
     def vae(self) -> Vae:
@@ -167,17 +178,22 @@ class _Loader:
         self.on_step("loading the refiner")
         stays = tier.refiner_blocks >= self.sizes.refiner.depth
         first = self.where if stays else torch.device("cpu")
+        config, dtype, ready = self.sizes.refiner, self.dtype, self._lowering("refiner")
         if self.parts is not None:
-            model = self.parts.refiner(self.sizes.refiner, dtype=self.dtype, device=first)
+            model = self.parts.refiner(config, dtype=dtype, device=first, ready=ready)
         else:
             model = random_module(
-                lambda: RefinerModel(self.sizes.refiner), dtype=self.dtype, device=first, seed=3
+                lambda: RefinerModel(config), dtype=dtype, device=first, ready=ready, seed=3
             )
         if not stays:
             blocks: list[nn.Module] = list(model.blocks())
             Travellers(blocks[tier.refiner_blocks :], device=self.where)
             _place_rest(model, blocks[tier.refiner_blocks :], self.where)
         return model
+
+    def _lowering(self, part: Part) -> Callable[[nn.Module], Ready]:
+        form = self.formats.world if part == "world" else self.formats.refiner
+        return partial(lowering, part=part, form=form, on=self.where, say=self.on_step)
 
 
 def _place_rest(model: nn.Module, travelling: Sequence[nn.Module], where: torch.device) -> None:
@@ -203,15 +219,13 @@ def _device(name: str) -> torch.device:
 
 def _tier(setup: Setup, where: torch.device) -> Tier:
     """The one asked for, else what the device carries."""
-    if setup.tier is not None:
-        return setup.tier
     memory = total_memory(where)
-    tier = tier_for(memory)
+    tier = setup.tier or tier_for(memory)
     if tier is None:
         raise ValueError(
             f"sana-wm needs 16 GB of memory at least, and this machine has {memory / GB:.0f} GB: fly pocket"
         )
-    return tier
+    return fitted(tier, setup.formats)
 
 
 def _wants_refiner(setup: Setup, tier: Tier, parts: Parts | None) -> bool:
@@ -231,12 +245,25 @@ def _wants_refiner(setup: Setup, tier: Tier, parts: Parts | None) -> bool:
     return setup.refiner == "auto" and there and (tier.refines_live if setup.live else tier.refiner)
 
 
-def require_memory(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool) -> None:
+def require_formats(precision: Precision, where: torch.device) -> None:
+    """Refuse what the GPU cannot multiply."""
+    if where.type != "cuda" or "fp8" not in (precision.world, precision.refiner):
+        return
+    if (found := torch.cuda.get_device_capability(where)) < FP8_CAPABILITY:
+        raise ValueError(
+            f"--precision fp8 needs a GPU of compute capability 8.9 or more (RTX 40, L40, H100), and "
+            f"{torch.cuda.get_device_name(where)} has {found[0]}.{found[1]}: use nvfp4 in its place, or bf16"
+        )
+
+
+def require_memory(
+    sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool, precision: Precision = BF16
+) -> None:
     """Refuse before anything is placed. Small models are counted, the release also by its working memory."""
     free = free_memory(where)
-    need = weight_bytes(sizes, tier, where, refiner=refiner)
+    need = weight_bytes(sizes, tier, where, refiner=refiner, precision=precision)
     if sizes.world == Sizes().world:
-        need = max(need, needs(tier, refiner=refiner).total)
+        need = max(need, needs(tier, refiner=refiner, precision=precision).total)
     if need > free:
         kind = "GPU" if where.type == "cuda" else "main"
         raise ValueError(
@@ -245,7 +272,8 @@ def require_memory(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bo
             + (", or use --refiner off" if refiner else ", or fly pocket")
         )
     if refiner and where.type == "cuda" and tier.refiner_blocks < sizes.refiner.depth:
-        travel = sum(p.nbytes for p in empty(lambda: RefinerModel(sizes.refiner)).parameters()) // 2
+        second = empty(lambda: RefinerModel(sizes.refiner))
+        travel = sum(stored_bytes(second, "refiner", precision.refiner, compute_dtype(where)).values())
         if travel > (host := free_memory(torch.device("cpu"))):
             raise ValueError(
                 f"the refiner would wait in main memory, which has {host / GB:.0f} GB free of the "
@@ -253,16 +281,19 @@ def require_memory(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bo
             )
 
 
-def weight_bytes(sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool) -> int:
-    """Of all models that stay on the device, in the dtype they run in."""
-    size = compute_dtype(where).itemsize
-    count = sum(p.numel() for p in empty(lambda: WorldModel(sizes.world)).parameters())
-    count += sum(p.numel() for p in empty(lambda: Vae(sizes.vae)).parameters())
+def weight_bytes(
+    sizes: Sizes, tier: Tier, where: torch.device, *, refiner: bool, precision: Precision = BF16
+) -> int:
+    """Of all models that stay on the device, in the formats they run in."""
+    dtype = compute_dtype(where)
+    world = empty(lambda: WorldModel(sizes.world))
+    total = sum(stored_bytes(world, "world", precision.world, dtype).values())
+    total += sum(p.numel() for p in empty(lambda: Vae(sizes.vae)).parameters()) * dtype.itemsize
     if refiner:
-        model = empty(lambda: RefinerModel(sizes.refiner))
-        count += sum(p.numel() for p in model.parameters())
-        count -= sum(p.numel() for b in model.blocks()[tier.refiner_blocks :] for p in b.parameters())
-    return count * size
+        stored = stored_bytes(empty(lambda: RefinerModel(sizes.refiner)), "refiner", precision.refiner, dtype)
+        away = tuple(f"transformer_blocks.{i}." for i in range(tier.refiner_blocks, sizes.refiner.depth))
+        total += sum(size for name, size in stored.items() if not name.startswith(away))
+    return total
 
 
 def total_memory(where: torch.device) -> int:

@@ -12,23 +12,32 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from engine.place import Ready, as_is, place
 from engine.release import empty
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def random_module(
-    build: Callable[[], M], *, dtype: torch.dtype, device: torch.device | str, seed: int = 0
+    build: Callable[[], M],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    seed: int = 0,
+    ready: Callable[[nn.Module], Ready] = as_is,
 ) -> M:
-    """A module ready to run; weights in `dtype`, buffers in fp32. No copy is ever made on the host."""
+    """A module ready to run; weights in `dtype`, buffers in fp32. No copy is ever made on the host.
+
+    ready: makes of the empty module what `engine.place.place` tells of every part that is filled.
+    """
     model = empty(build)
-    buffers = {name for name, _ in model.named_buffers()}
     generator = torch.Generator(device).manual_seed(seed)
-    drawn = {}
-    for name, like in model.state_dict().items():
-        x = torch.empty(like.shape, dtype=torch.float32 if name in buffers else dtype, device=device)
-        drawn[name] = _draw(name, x, generator)
-    model.load_state_dict(drawn, assign=True)
+
+    def draw(name: str, like: Tensor) -> Tensor:
+        plain = dtype if isinstance(like, nn.Parameter) else torch.float32
+        return _draw(name, torch.empty(like.shape, dtype=plain, device=device), generator)
+
+    place(model, draw, ready=ready(model))
     return model.eval().requires_grad_(False)
 
 

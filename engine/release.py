@@ -23,6 +23,7 @@ from engine.config import SANA_WM, ModelConfig
 from engine.ltx2 import refiner_config, vae_config
 from engine.model import WorldModel
 from engine.native import native_state_dict
+from engine.place import Ready, place
 from engine.refiner_model import RefinerModel, is_unread
 from engine.vae import Vae
 
@@ -236,20 +237,23 @@ def fill(
     source: Path,
     dtype: torch.dtype,
     device: torch.device | str,
+    ready: Ready | None = None,
 ) -> None:
     """Put every tensor in its place, weights in `dtype`, buffers in fp32.
+
+    ready: as in `engine.place.place`.
 
     Raises one ValueError that names every missing, unknown and wrong tensor, before anything is read.
     """
     ours = model.state_dict()
     if problems := mismatches(ours, tensors):
         raise ValueError(f"{source} does not fit this model: {'; '.join(problems)}")
-    buffers = {name for name, _ in model.named_buffers()}
-    placed = {
-        name: tensors[name].read().to(device=device, dtype=torch.float32 if name in buffers else dtype)
-        for name in ours
-    }
-    model.load_state_dict(placed, assign=True)
+
+    def read(name: str, like: Tensor) -> Tensor:
+        plain = dtype if isinstance(like, nn.Parameter) else torch.float32
+        return tensors[name].read().to(device=device, dtype=plain)
+
+    place(model, read, ready=ready)
 
 
 def mismatches(ours: Mapping[str, Tensor], tensors: Mapping[str, Stored]) -> list[str]:

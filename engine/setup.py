@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,33 @@ from engine.ltx2 import LTX2_REFINER, LTX2_VAE, RefinerConfig, VaeConfig
 
 GB = 10**9
 Refining = Literal["auto", "on", "off"]
+Format = Literal["bf16", "fp8", "nvfp4"]
+
+# Of one weight: FP8 has a scale in fp32 per output; NVFP4 half a byte and a scale byte for every sixteen.
+BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.002, "nvfp4": 0.5625}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """What the linear maps of both models are stored in."""
+
+    world: Format = "bf16"
+    refiner: Format = "bf16"
+
+
+BF16 = Precision()
+FP8_CAPABILITY = (8, 9)  # of the first GPUs that multiply FP8: Ada; Hopper is (9, 0)
+ADVISED = ("bf16/fp8", "fp8", "bf16/nvfp4", "fp8/nvfp4", "nvfp4")  # from little loss to much
+
+
+def parse_precision(text: str) -> Precision:
+    """One format for both models, or WORLD/REFINER. Raises ValueError."""
+    forms = [form for part in text.split("/") for form in BYTES if form == part]
+    if len(forms) != text.count("/") + 1 or len(forms) > 2:
+        raise ValueError(
+            f"--precision {text} is unknown: use {', '.join(BYTES)}, or one for each stage, such as bf16/fp8"
+        )
+    return Precision(world=forms[0], refiner=forms[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +129,12 @@ class Needs:
 
 # Parameters of the released models, counted on empty modules; two bytes each in bf16.
 WORLD, VAE_ENCODER, VAE_DECODER, REFINER, REFINER_BLOCK = 2.66e9, 0.694e9, 0.528e9, 13.04e9, 0.269e9
+WORLD_LINEARS, BLOCK_LINEARS = 2.208e9, 0.2684e9  # of these, in maps that may lose bits
 FRAME = 880  # tokens per latent frame at 704×1280
+FILL = 0.95  # of a tier's memory, at most; the rest is for what else lives on a card
 
 
-def needs(tier: Tier, *, refiner: bool) -> Needs:
+def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
     """What the full-size release takes in this tier, from its shapes.
 
     State: 0.44 GB of recurrent memories, 0.55 GB of keys, 0.6 GB of decoder tails. Refined frames are remembered as
@@ -113,10 +142,12 @@ def needs(tier: Tier, *, refiner: bool) -> Needs:
     """
     frame = FRAME * 4096 * 2 * 2 * 48  # bytes of one latent frame in the refiner's memory
     weights = 2 * (WORLD + VAE_DECODER + (VAE_ENCODER if tier.encoder_stays else 0))
+    weights -= (2 - BYTES[precision.world]) * WORLD_LINEARS
     state, work = 1.6 * GB, (2.0 + 1.5 * tier.decode_together) * GB
     if refiner:
         travelling = REFINER_BLOCK * (48 - tier.refiner_blocks)
         weights += 2 * (REFINER - travelling)
+        weights -= (2 - BYTES[precision.refiner]) * BLOCK_LINEARS * tier.refiner_blocks
         state += tier.refiner_window * frame + 0.81 * GB  # the text, too, is kept as keys and values
         work = max(work, 3 * frame + 2.0 * GB)
     return Needs(weights=int(weights), state=int(state), work=int(work))
@@ -127,12 +158,43 @@ def tier_for(memory: int) -> Tier | None:
     return next((tier for tier in TIERS if memory >= tier.gigabytes * GB), None)
 
 
+def fitted(tier: Tier, precision: Precision) -> Tier:
+    """A tier with more of the refiner on the GPU, where weights of fewer bits leave room.
+
+    First of all its blocks, with the window as released, or that of the tier, or the shortest that does not flicker.
+    """
+    if precision == BF16:
+        return tier
+    depth, own, least = LTX2_REFINER.depth, tier.refiner_window, LTX2_REFINER.sink + LTX2_REFINER.block
+    wishes = [(depth, LTX2_REFINER.window), (depth, own), (depth, min(own, least))]
+    wishes += [(blocks, own) for blocks in range(depth - 1, tier.refiner_blocks, -1)]
+    for blocks, window in wishes:
+        more = replace(tier, refiner=True, refiner_blocks=blocks, refiner_window=window)
+        if needs(more, refiner=True, precision=precision).total <= FILL * tier.gigabytes * GB:
+            return more
+    return tier
+
+
+def advised(tier: Tier, *, fp8: bool) -> str | None:
+    """The --precision of least loss with which a tier flies with the refiner, or at least renders with it.
+
+    None: it does so in bf16, or in no way.  fp8: whether the GPU multiplies FP8.
+    """
+    choices = [text for text in ADVISED if fp8 or "fp8" not in text]
+    more = {text: fitted(tier, parse_precision(text)) for text in choices}
+    if tier.refines_live:
+        return None
+    live = next((text for text in choices if more[text].refines_live), None)
+    return live or next((text for text in choices if more[text].refiner and not tier.refiner), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """Choices that only sana-wm has. A value that crosses into the engine process."""
 
     prompt: str = ""
     refiner: Refining = "auto"  # auto: while there is time for it
+    precision: str = "bf16"  # of linear maps: bf16, fp8 or nvfp4, or WORLD/REFINER
     random_weights: bool = False  # true size and cost, noise for pictures
     weights: Path | None = None  # a converted release; None: the models folder
     memory: int | None = None  # gigabytes of the tier; None: what the GPU has
@@ -145,8 +207,13 @@ class Setup:
     def __post_init__(self) -> None:
         if self.refiner not in ("auto", "on", "off"):
             raise ValueError(f"--refiner {self.refiner} is unknown: use auto, on or off")
+        self.formats  # noqa: B018 -- checked when it is built
         if self.memory is not None and self.memory not in (known := [t.gigabytes for t in TIERS]):
             raise ValueError(f"--memory {self.memory} is no tier: use {', '.join(map(str, known))}")
+
+    @property
+    def formats(self) -> Precision:
+        return parse_precision(self.precision)
 
     @property
     def tier(self) -> Tier | None:

@@ -31,6 +31,8 @@ class WorldChoice:
     """sana-wm: sharpen what is generated; auto: while there is time for it"""
     memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
     """sana-wm: use so much of the GPU (80, 48, 32, 24 or 16); default: what explorer doctor picks"""
+    precision: Annotated[str, arg(metavar="bf16|fp8|nvfp4")] = "bf16"
+    """sana-wm: store weights in fewer bits, which saves memory and costs sharpness; each stage by itself: bf16/fp8"""
     weights: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """sana-wm: a folder that explorer download made; default: the models folder"""
     random_weights: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
@@ -46,7 +48,8 @@ class WorldChoice:
         self.setup  # noqa: B018 -- its choices are checked when it is built
         if self.model != "sana-wm" and self.setup != Setup(prompt=self.prompt or ""):
             raise ValueError(
-                f"--refiner, --memory, --weights and --random-weights are for --model sana-wm, not {self.model}"
+                "--refiner, --memory, --precision, --weights and --random-weights are for --model sana-wm, "
+                f"not {self.model}"
             )
 
     @property
@@ -55,6 +58,7 @@ class WorldChoice:
             prompt=self.prompt or "",
             refiner=self.refiner,
             memory=self.memory,
+            precision=self.precision,
             weights=self.weights,
             random_weights=self.random_weights,
         )

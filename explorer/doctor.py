@@ -15,7 +15,18 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, arg
 
-from engine.setup import GB, TIERS, Tier, models_folder, needs, tier_for
+from engine.setup import (
+    FP8_CAPABILITY,
+    GB,
+    TIERS,
+    Tier,
+    advised,
+    fitted,
+    models_folder,
+    needs,
+    parse_precision,
+    tier_for,
+)
 from explorer.assets import assets_folder
 
 PACKAGES = {  # what each is for
@@ -46,6 +57,7 @@ class Machine:
     gpu: str  # name; empty: none
     gpu_memory: int
     gpu_free: int
+    gpu_capability: tuple[int, int]
     disk_free: int  # where models are kept
     display: bool
     renderer: str = ""  # who draws a window; empty: none opens
@@ -131,6 +143,8 @@ def _sana(m: Machine, name: str) -> Verdict:
     why = f"{explained(tier)}; {need.total / GB:.0f} GB of {m.gpu_memory / GB:.0f} are used"
     if need.total > m.gpu_free:
         why += f", but only {m.gpu_free / GB:.0f} GB are free now"
+    if advice := fewer_bits(tier, fp8=m.gpu_capability >= FP8_CAPABILITY):
+        why += f"; {advice}"
     speed = (SANA_SPEED.get(tier.refiner_window, GPU_ONLY) if tier.refines_live else GPU_ONLY) if live else ""
     return Verdict(
         world=name,
@@ -157,15 +171,29 @@ def _missing(m: Machine, name: str) -> str:
 
 def explained(tier: Tier) -> str:
     """A memory tier in words."""
+    return f"{tier.gigabytes} GB: {_refining(tier)}"
+
+
+def fewer_bits(tier: Tier, *, fp8: bool) -> str:
+    """What a --precision would add to a tier, in words; empty: nothing."""
+    precision = advised(tier, fp8=fp8)
+    if precision is None:
+        return ""
+    more = fitted(tier, parse_precision(precision))
+    need = needs(more, refiner=True, precision=parse_precision(precision))
+    return f"--precision {precision} {_refining(more)}, in {need.total / GB:.0f} GB"
+
+
+def _refining(tier: Tier) -> str:
     if not tier.refiner:
-        return f"{tier.gigabytes} GB: without the refiner"
+        return "flies without the refiner"
     if tier.refines_live:
         window = (
             "its whole window" if tier.refiner_window == 11 else f"a window of {tier.refiner_window} frames"
         )
-        return f"{tier.gigabytes} GB: flies with the refiner and {window}"
+        return f"flies with the refiner and {window}"
     return (
-        f"{tier.gigabytes} GB: flies without the refiner, renders with it "
+        "flies without the refiner, renders with it "
         f"({tier.refiner_blocks} of its 48 blocks stay on the GPU, the others travel)"
     )
 
@@ -193,6 +221,7 @@ def examine() -> Machine:
         gpu=torch.cuda.get_device_name(gpu) if gpu else "",
         gpu_memory=total_memory(gpu) if gpu else 0,
         gpu_free=free_memory(gpu) if gpu else 0,
+        gpu_capability=torch.cuda.get_device_capability(gpu) if gpu else (0, 0),
         disk_free=shutil.disk_usage(place).free,
         display=has_display(),
         renderer=examined() if has_display() else "",
@@ -272,11 +301,16 @@ def _tiers(m: Machine) -> Table:
     """All memory tiers, the chosen one marked."""
     chosen = tier_for(m.gpu_memory)
     table = Table(title="Memory tiers of sana-wm (estimated from shapes)", title_justify="left")
-    for column in ("", "tier", "flying", "rendering"):
+    fp8 = not m.gpu or m.gpu_capability >= FP8_CAPABILITY
+    for column in ("", "tier", "flying", "rendering", "weights of fewer bits"):
         table.add_column(column)
     for tier in TIERS:
         flying, rendering = (needs(tier, refiner=r).total / GB for r in (tier.refines_live, tier.refiner))
         table.add_row(
-            "→" if tier == chosen else "", explained(tier), f"{flying:.0f} GB", f"{rendering:.0f} GB"
+            "→" if tier == chosen else "",
+            explained(tier),
+            f"{flying:.0f} GB",
+            f"{rendering:.0f} GB",
+            fewer_bits(tier, fp8=fp8),
         )
     return table

@@ -178,6 +178,7 @@ def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) ->
         seed=scene.seed,
         refiner=fly.refiner,
         memory=fly.memory,
+        precision=fly.precision,
         random=fly.random_weights,
         device=fly.device,
         weights=weights,

@@ -25,6 +25,7 @@ LAPTOP = Machine(
     gpu="",
     gpu_memory=0,
     gpu_free=0,
+    gpu_capability=(0, 0),
     disk_free=100 * GB,
     display=True,
     packages=dict.fromkeys(("numba", "triton", "huggingface_hub", "transformers", "diffusers"), "1"),
@@ -38,9 +39,9 @@ def sana(machine: Machine) -> tuple[bool, str, str]:
     return verdict.runs, verdict.why, verdict.todo
 
 
-def card(gigabytes: float, name: str = "A card") -> Machine:
+def card(gigabytes: float, name: str = "A card", capability: tuple[int, int] = (9, 0)) -> Machine:
     memory = int(gigabytes * GB)
-    return replace(LAPTOP, gpu=name, gpu_memory=memory, gpu_free=memory)
+    return replace(LAPTOP, gpu=name, gpu_memory=memory, gpu_free=memory, gpu_capability=capability)
 
 
 def test_a_laptop_flies_pocket_only() -> None:
@@ -58,6 +59,15 @@ def test_every_card_gets_its_tier_and_the_reason(tier: object) -> None:
     assert runs
     assert why.startswith(f"{tier.gigabytes} GB: ")
     assert todo == "explorer fly --model sana-wm"
+
+
+def test_fewer_bits_are_advised_where_they_bring_the_refiner() -> None:
+    """The format of least loss that this GPU can multiply, and what it brings."""
+    assert "--precision" not in sana(card(85))[1]
+    assert "--precision bf16/fp8 flies with the refiner and a window of" in sana(card(34))[1]
+    assert "--precision bf16/nvfp4 flies with the refiner" in sana(card(34, capability=(8, 0)))[1]
+    assert "nvfp4 flies with the refiner and a window of" in sana(card(25))[1]
+    assert "renders with it" in sana(card(17))[1].split("--precision ")[1]
 
 
 def test_what_is_missing_is_named_in_order() -> None:

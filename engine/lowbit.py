@@ -1,0 +1,90 @@
+"""Linear maps in eight or four bits, which take the place of `nn.Linear`.
+
+FP8: weights with a scale per output, inputs with a scale per token, multiplied as they are by Hopper and newer GPUs.
+NVFP4: weights only, unpacked inside the product. Elsewhere the same numbers are multiplied in plain floating point.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kernels.fp4 import Fp4, quantise, rotate, rotation
+from kernels.fp4_linear import fp4_linear, fp4_linear_plain
+from kernels.fp8_rows import fp8_rows, fp8_rows_plain
+
+
+class LowBitLinear(nn.Module):
+    """x: [..., K] -> [..., N] in x's dtype."""
+
+    def __init__(self, outputs: int, inputs: int, bias: Tensor | None) -> None:
+        super().__init__()
+        if outputs % 16 or inputs % 16:
+            raise ValueError(
+                f"a linear map of {inputs} inputs and {outputs} outputs: both must be multiples of 16"
+            )
+        self.in_features, self.out_features = inputs, outputs
+        self.bias = None if bias is None else _fixed(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(x.reshape(-1, self.in_features)).unflatten(0, x.shape[:-1])
+
+    def rows(self, x: Tensor) -> Tensor:
+        """x: [M, K]."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+class Fp8Linear(LowBitLinear):
+    """W8A8 in E4M3."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: [N, K], any floating dtype.  bias: [N]."""
+        super().__init__(weight.shape[0], weight.shape[1], bias)
+        rows, scale = fp8_rows_plain(weight)
+        self.weight, self.scale = _fixed(rows), _fixed(scale)  # [N, K] e4m3, [N, 1] fp32
+
+    def rows(self, x: Tensor) -> Tensor:
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            v, s = fp8_rows(x)
+            return torch._scaled_mm(
+                v,
+                self.weight.mT,
+                scale_a=s,
+                scale_b=self.scale.mT,
+                bias=self.bias,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
+            )
+        v, s = fp8_rows_plain(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        y = (v.to(wide) @ self.weight.to(wide).mT) * (s.to(wide) * self.scale.to(wide).mT)
+        return (y if self.bias is None else y + self.bias.to(wide)).to(x.dtype)
+
+
+class Fp4Linear(LowBitLinear):
+    """NVFP4 weights; inputs keep their dtype. Rotated: both go through random signs and a Hadamard matrix first."""
+
+    turn: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, rotated: bool) -> None:
+        """weight: [N, K], any floating dtype.  bias: [N]."""
+        super().__init__(weight.shape[0], weight.shape[1], bias)
+        turn = rotation(dtype=torch.float32, device=weight.device) if rotated else None
+        w = quantise(weight.float() if turn is None else rotate(weight.float(), turn))
+        self.weight, self.scale, self.whole = _fixed(w.packed), _fixed(w.scale), _fixed(w.whole)
+        self.register_buffer("turn", turn if turn is None else turn.to(weight.dtype), persistent=False)
+
+    def rows(self, x: Tensor) -> Tensor:
+        if self.turn is not None:
+            x = rotate(x, self.turn.to(x.dtype))
+        form = fp4_linear if x.is_cuda and x.dtype != torch.float64 else fp4_linear_plain
+        return form(x, Fp4(self.weight, self.scale, self.whole), self.bias)
+
+
+def _fixed(t: Tensor) -> nn.Parameter:
+    return nn.Parameter(t.detach(), requires_grad=False)

@@ -1,0 +1,78 @@
+"""Rows of a matrix in FP8, each with a scale of its own.
+
+    s = max|x| / 448      v = e4m3(x / s)      x ≈ v·s
+
+E4M3 as in the OCP 8-bit Floating Point Specification 1.0: largest number 448, steps of 2⁻⁹ below 2⁻⁶, no infinity.
+One program per row, which is read once. Twin and oracle: `fp8_rows_plain`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+LARGEST = 448.0
+SMALLEST = (
+    2.0**-100
+)  # a row whose largest number is below this counts as this large: its inverse stays finite
+
+
+def fp8_rows_plain(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x: [M, K].  Returns e4m3 [M, K] and scales [M, 1] in fp32. A row with a number that is not finite becomes NaN."""
+    x = x.float()
+    amax = x.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
+    inverse = LARGEST / amax
+    return (x * inverse).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), amax / LARGEST
+
+
+def fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`fp8_rows_plain` by a kernel."""
+    return torch.ops.explorer.fp8_rows(x)
+
+
+@torch.library.custom_op("explorer::fp8_rows", mutates_args=(), schema="(Tensor x) -> (Tensor, Tensor)")
+def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    v, s = _places(x)
+    width = x.shape[1]
+    block = 1 << (width - 1).bit_length()
+    _compiled()[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
+    return v, s
+
+
+@_fp8_rows.register_fake
+def _places(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[0], 1, dtype=torch.float32)
+
+
+@cache
+def _compiled() -> Any:
+    """The kernel; only here is Triton imported."""
+    import triton
+    import triton.language
+
+    globals()["tl"] = triton.language
+    return triton.jit(_rows)
+
+
+def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, BLOCK)
+    b = tl.load(x + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+    bits = b.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # whole numbers order like the magnitudes, NaN above all
+    amax = tl.max(bits, axis=0).to(tl.float32, bitcast=True)
+    amax = tl.maximum(amax, 2.0**-100, propagate_nan=tl.PropagateNan.ALL)
+    b = b * tl.div_rn(448.0, amax)
+    b = tl.clamp(b, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    # Rounded to even before the cast, which then has nothing to round: the interpreter's rounding is wrong at carries.
+    step = (b.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 0.125
+    shift = tl.maximum(step, 2.0**-9) * 12582912.0  # 1.5·2²³ steps: their last bit is one step
+    b = (b + shift) - shift
+    tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
+    tl.store(s + row, tl.div_rn(amax, 448.0))
