@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -21,8 +18,13 @@ def suits(x: Tensor) -> bool:
 @cache
 def available() -> bool:
     """Whether Triton is there, and the C compiler that it starts its kernels with."""
-    compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+    try:
+        import triton
+
+        triton.runtime.driver.active.get_current_device()
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 @cache
