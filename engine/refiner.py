@@ -198,9 +198,10 @@ class Refiner:
         past = [
             Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
         ]
+        window = self.config.window * state.grid[0] * state.grid[1]
         return _Setting(
             at=self._turns(state.frame, latents.shape[2], state.grid, device),
-            rooms=Rooms(past, latents[0, 0].numel(), hold=self.config.hold),
+            rooms=Rooms(past, latents[0, 0].numel(), window=window, hold=self.config.hold),
         )
 
     def _turns(self, frame: int, frames: int, grid: tuple[int, int], device: torch.device) -> Turn:

@@ -57,19 +57,19 @@ class Past:
     def tokens(self) -> int:
         return self.sink.tokens + (0 if self.history is None else self.history.tokens)
 
-    def room(self, own: int) -> Room:
-        """Joined, with place for a block of `own` tokens."""
-        room = empty_room(self.sink.k, self.tokens, own)
+    def room(self, own: int, *, size: int = 0) -> Room:
+        """Joined, with place for a block of `own` tokens.  size: tokens of memory taken, if more than those."""
+        room = empty_room(self.sink.k, self.tokens, own, size=size)
         room.all.fill(0, KV(turn(self.sink.k, self.at, split=self.split), self.sink.v))
         if self.history is not None:
             room.all.fill(self.sink.tokens, self.history)
         return room
 
 
-def empty_room(like: Tensor, past: int, own: int, *, raw: bool = False) -> Room:
+def empty_room(like: Tensor, past: int, own: int, *, size: int = 0, raw: bool = False) -> Room:
     """like: [B, ·, H, K]."""
-    shape = (like.shape[0], past + own, *like.shape[2:])
-    both = KV(like.new_empty(shape), like.new_empty(shape))
+    shape = (like.shape[0], max(size, past + own), *like.shape[2:])
+    both = KV(like.new_empty(shape), like.new_empty(shape)).part(0, past + own)
     part = both.part(past, own)
     return Room(all=both, own=part, raw=like.new_empty(part.k.shape) if raw else None)
 
@@ -77,22 +77,19 @@ def empty_room(like: Tensor, past: int, own: int, *, raw: bool = False) -> Room:
 class Rooms:
     """The rooms of all layers for one block: a new iteration for every pass.
 
-    Held from pass to pass if that is asked for, unless the block is longer than what it sees, such as a whole clip,
+    Held from pass to pass if that is asked for, unless the block is longer than the window, such as a whole clip,
     whose keys and values in all layers would fill the memory.
     """
 
-    def __init__(self, past: Sequence[Past], own: int, *, hold: bool) -> None:
-        """own: tokens of the block."""
+    def __init__(self, past: Sequence[Past], own: int, *, window: int, hold: bool) -> None:
+        """own: tokens of the block.  window: at most so many stand before it; rooms are as large while it fills."""
         self._past, self._own = past, own
-        self._hold = hold and past[0].tokens >= own
-        self._held: list[Room | None] = [None] * len(past)
+        hold = hold and own <= window
+        self._held = [p.room(own, size=window + own) if hold else None for p in past]
 
     def __iter__(self) -> Iterator[Room]:
-        for i, past in enumerate(self._past):
-            room = self._held[i] or past.room(self._own)
-            if self._hold:
-                self._held[i] = room
-            yield room
+        for past, held in zip(self._past, self._held, strict=True):
+            yield held or past.room(self._own)
 
     def last(self) -> Iterator[Room]:
         """For the last pass: a room is let go when the next is asked for."""

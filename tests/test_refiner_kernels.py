@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.refiner import Refiner
-from engine.refiner_model import RefinerModel
+from engine.refiner_model import RefinerModel, gelu_of
 from kernels.norm_modulate import norm_modulate, norm_modulate_plain, norm_modulate_triton
 from kernels.norm_turn import norm_turn, norm_turn_plain, norm_turn_triton
 from tests.checks.ltx2 import LAYOUTS, SMALL_REFINER, filled, normal
@@ -141,6 +141,23 @@ def test_the_refiner_computes_the_same(
     monkeypatch.setattr("kernels.norm_modulate.suits", lambda x: True)
     monkeypatch.setattr("kernels.norm_turn.suits", lambda x: True)
     agree(flown(torch.float32), twin, exact)
+
+
+@pytest.mark.parametrize("kind", ["plain", "hooked", "with gradients"])
+def test_a_linear_map_and_its_gelu(kind: str) -> None:
+    """One product on a GPU, unless the map's own call does more than multiply."""
+    linear, called = torch.nn.Linear(24, 40), []
+    linear.weight.data, linear.bias.data = normal(1, 40, 24), normal(2, 40)
+    x = normal(3, 2, 5, 24)
+    exact = torch.nn.functional.gelu(linear.double()(x.double()), approximate="tanh")
+    linear.to(DEVICE, torch.float32)
+    if kind == "hooked":
+        linear.register_forward_pre_hook(lambda _module, _args: called.append(True))
+    with torch.set_grad_enabled(kind == "with gradients"):
+        got = gelu_of(linear, x.to(DEVICE))
+    assert got.requires_grad == (kind == "with gradients")
+    assert bool(called) == (kind == "hooked")
+    assert distance(got.cpu(), exact) < 4 * torch.finfo(torch.float32).eps
 
 
 def test_gradients_keep_to_the_plain_form() -> None:
