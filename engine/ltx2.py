@@ -76,6 +76,7 @@ class RefinerConfig:
     sink: int = 1  # latent frames that stay as stage 1 made them, and are always seen
     block: int = 3  # latent frames refined together
     window: int = 11  # latent frames seen besides those being refined: sink and history
+    hold: bool = True  # keys that a block sees stay joined from pass to pass, in all layers: memory for time
     sigmas: tuple[float, ...] = field(
         default=(0.909375, 0.725, 0.421875)
     )  # noise levels visited; 0.0 is implied

@@ -129,7 +129,9 @@ def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
     where = _device(device)
     tier = _tier(setup, where)
     refiner = _wants_refiner(setup, tier, parts)
-    sizes = replace(sizes, refiner=replace(sizes.refiner, window=tier.refiner_window)) if refiner else sizes
+    if refiner:
+        second = replace(sizes.refiner, window=tier.refiner_window, hold=tier.refiner_hold)
+        sizes = replace(sizes, refiner=second)
     require_formats(setup.formats, where)
     require_memory(sizes, tier, where, refiner=refiner, precision=setup.formats)
     on_step("reading the prompt")
@@ -137,10 +139,10 @@ def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
     text = embedded(setup, sizes=sizes, folder=folder, refiner=refiner, device=where, on_step=on_step)
     load = _Loader(sizes, parts, where, compute_dtype(where), setup.formats, on_step)
     world, vae = load.world(), load.vae()
-    second = load.refiner(tier) if refiner else None
+    loaded = load.refiner(tier) if refiner else None
     if not tier.encoder_stays:
         Travellers([vae.encoder], device=where)
-    return _Placed(sizes=sizes, tier=tier, text=text, world=world, vae=vae, refiner=second)
+    return _Placed(sizes=sizes, tier=tier, text=text, world=world, vae=vae, refiner=loaded)
 
 
 class _Loader:

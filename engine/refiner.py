@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
-from engine.refiner_model import KV, Prefix, RefinerModel, join
+from engine.refiner_model import RefinerModel
+from engine.refiner_room import KV, Past, Room, Rooms, empty_room
 from engine.refiner_rope import Turn, turns
 from engine.schedule import chunk_noise
 
@@ -24,7 +25,15 @@ class Prompt:
     """A text as the layers see it. Replace it in a state to change the prompt from the next block on."""
 
     words: tuple[KV, ...]  # per layer
-    mask: Tensor | None  # [B, 1, 1, L] bool, True: a word
+    mask: Tensor | None  # [B, 1, 1, L] bool, True: a word; None: all are
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all passes of a block share."""
+
+    at: Turn
+    rooms: Rooms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +62,13 @@ class Refiner:
 
     @torch.inference_mode()
     def prompt(self, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
-        """embeds: [B, L, caption_dim] of the text connectors.  mask: [B, L], non-zero: a word; None: all are."""
-        return Prompt(
-            words=self.model.words(embeds), mask=None if mask is None else mask.bool()[:, None, None]
-        )
+        """embeds: [B, L, caption_dim] of the text connectors.  mask: [B, L], non-zero: a word; None: all are.
+
+        Padding on either side is cut off, so that it costs nothing.
+        """
+        if mask is not None:
+            embeds, mask = unpadded(embeds, mask.bool())
+        return Prompt(words=self.model.words(embeds), mask=None if mask is None else mask[:, None, None])
 
     @torch.inference_mode()
     def start(self, sink: Tensor, *, prompt: Prompt, seed: int = 42) -> RefinerState:
@@ -67,14 +79,20 @@ class Refiner:
             )
         grid = (sink.shape[3], sink.shape[4])
         kept: list[KV] = []
-        self.model(
-            tokens(sink).to(self.dtype),
-            sigma=0.0,
+
+        def keep(room: Room) -> None:
+            assert room.raw is not None
+            kept.append(KV(room.raw, room.own.v))
+
+        x = tokens(sink).to(self.dtype)
+        like = x.new_empty(x.shape[0], 0, self.config.heads, self.config.head_dim)
+        self.model.remember(
+            x,
             at=self._turns(0, sink.shape[2], grid, sink.device),
-            prefix=None,
+            rooms=(empty_room(like, 0, x.shape[1], raw=True) for _ in prompt.words),
             words=prompt.words,
             mask=prompt.mask,
-            capture=lambda _before, raw, _own: kept.append(raw),
+            keep=keep,
         )
         return RefinerState(
             prompt=prompt, sink=tuple(kept), history=(), frame=self.config.sink, held=0, grid=grid, seed=seed
@@ -89,9 +107,11 @@ class Refiner:
         latents: [B, C, F, h, w]. F is `block` by habit; any other length works, also a whole clip at once.
         noise: of that shape; None: by seed and frame.  Returns refined latents in fp32 and the state after them.
         """
-        for _x, _clean, out in self.steps(state, latents, noise=noise):
+        self._check(state, latents)
+        setting = self._setting(state, latents)
+        for _x, _clean, out in self._denoised(state, latents, noise, setting):
             refined = out
-        return refined, self.commit(state, refined)
+        return refined, self._committed(state, refined, setting)
 
     def refine_clip(
         self, latents: Tensor, *, prompt: Prompt, seed: int = 42, noise: Tensor | None = None
@@ -111,25 +131,40 @@ class Refiner:
         self, state: RefinerState, latents: Tensor, *, noise: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """One denoising step after the other: what went in, the clean block it predicts, and what comes out."""
+        self._check(state, latents)
+        yield from self._denoised(state, latents, noise, self._setting(state, latents))
+
+    def _check(self, state: RefinerState, latents: Tensor) -> None:
         if (latents.shape[3], latents.shape[4]) != state.grid:
             raise ValueError(f"latents on a grid of {tuple(latents.shape[3:])} for a state on {state.grid}")
+
+    def _denoised(
+        self, state: RefinerState, latents: Tensor, noise: Tensor | None, setting: _Setting
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         frames, first = latents.shape[2], self.config.sigmas[0]
         if noise is None:
-            noise = chunk_noise(
-                tuple(latents.shape), seed=state.seed, chunk=~state.frame
-            )  # never that of stage 1
+            noise = self._noise(state, latents)
         noise = noise.to(latents.device, self.dtype)
         x = ((1 - first) * latents.float() + first * noise.float()).to(self.dtype)
-        at, prefix = self._turns(state.frame, frames, state.grid, x.device), self._prefix(state)
         for sigma, target in pairwise((*self.config.sigmas, 0.0)):
             flow = self.model(
-                tokens(x), sigma=sigma, at=at, prefix=prefix, words=state.prompt.words, mask=state.prompt.mask
+                tokens(x),
+                sigma=sigma,
+                at=setting.at,
+                rooms=setting.rooms,
+                words=state.prompt.words,
+                mask=state.prompt.mask,
             )
             clean = x.float() - sigma * latents_of(flow, frames, state.grid).float()
             clean = clean.to(self.dtype).float()  # the release rounds here
             moved = ((target / sigma) * x.float() + (1 - target / sigma) * clean).to(self.dtype)
             yield x, clean, moved.float()
             x = moved
+
+    def _noise(self, state: RefinerState, latents: Tensor) -> Tensor:
+        """Never that of stage 1. On its way to the GPU without waiting for it."""
+        noise = chunk_noise(tuple(latents.shape), seed=state.seed, chunk=~state.frame)
+        return noise.pin_memory().to(latents.device, non_blocking=True) if latents.is_cuda else noise
 
     def skip(self, state: RefinerState, frames: int) -> RefinerState:
         """Let latent frames pass as they are. The window is forgotten: the next block sees only the sink before it."""
@@ -138,44 +173,53 @@ class Refiner:
     @torch.inference_mode()
     def commit(self, state: RefinerState, refined: Tensor) -> RefinerState:
         """Remember refined latents [B, C, F, h, w], and forget the oldest frames beyond the window, inside a block too."""
+        return self._committed(state, refined, self._setting(state, refined))
+
+    def _committed(self, state: RefinerState, refined: Tensor, setting: _Setting) -> RefinerState:
         frames, cells = refined.shape[2], state.grid[0] * state.grid[1]
         held = min(state.held + frames, self.config.history)
         kept: list[KV] = []
-
-        def capture(before: Prefix | None, _raw: KV, own: KV) -> None:
-            old = None if before is None else before.history
-            kept.append(newest(old, own, held * cells))
-
-        self.model(
+        self.model.remember(
             tokens(refined).to(self.dtype),
-            sigma=0.0,
-            at=self._turns(state.frame, frames, state.grid, refined.device),
-            prefix=self._prefix(state),
+            at=setting.at,
+            rooms=setting.rooms.last(),
             words=state.prompt.words,
             mask=state.prompt.mask,
-            capture=capture,
+            keep=lambda room: kept.append(newest(room.all, held * cells)),
         )
         history = tuple(kept) if held else ()
         return replace(state, history=history, frame=state.frame + frames, held=held)
 
-    def _prefix(self, state: RefinerState) -> tuple[Prefix, ...]:
-        sink = self.config.sink
-        at = self._turns(state.frame - state.held - sink, sink, state.grid, state.sink[0].k.device)
-        history = state.history or (None,) * len(state.sink)
-        return tuple(Prefix(sink=s, at=at, history=h) for s, h in zip(state.sink, history, strict=True))
+    def _setting(self, state: RefinerState, latents: Tensor) -> _Setting:
+        """Of the next block, latents [B, C, F, h, w]."""
+        sink, device = self.config.sink, latents.device
+        where = self._turns(state.frame - state.held - sink, sink, state.grid, device)
+        history, split = state.history or (None,) * len(state.sink), self.config.rope == "split"
+        past = [
+            Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
+        ]
+        window = self.config.window * state.grid[0] * state.grid[1]
+        return _Setting(
+            at=self._turns(state.frame, latents.shape[2], state.grid, device),
+            rooms=Rooms(past, latents[0, 0].numel(), window=window, hold=self.config.hold),
+        )
 
     def _turns(self, frame: int, frames: int, grid: tuple[int, int], device: torch.device) -> Turn:
         return turns(self.config, frame=frame, frames=frames, grid=grid, device=device)
 
 
-def newest(old: KV | None, own: KV, count: int) -> KV:
-    """The last `count` tokens of both, without ever holding more than those."""
-    new = min(own.k.shape[1], count)
-    own = KV(own.k[:, own.k.shape[1] - new :], own.v[:, own.v.shape[1] - new :])
-    if old is None or count == new:
-        return KV(own.k.clone(), own.v.clone())  # a view would keep the whole block alive
-    start = old.k.shape[1] - (count - new)
-    return join(KV(old.k[:, start:], old.v[:, start:]), own)
+def newest(all: KV, count: int) -> KV:
+    """The last `count` tokens: a copy, as a view would keep the others alive."""
+    last = all.part(all.tokens - count, count)
+    return KV(last.k.clone(), last.v.clone())
+
+
+def unpadded(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Embeddings [B, L, ·] and mask [B, L] from the first to the last place where any text has a word; None: all have."""
+    used = mask.any(0).nonzero().flatten().tolist()
+    if used:
+        embeds, mask = embeds[:, used[0] : used[-1] + 1], mask[:, used[0] : used[-1] + 1]
+    return embeds, None if bool(mask.all()) else mask
 
 
 def tokens(x: Tensor) -> Tensor:

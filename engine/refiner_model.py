@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,29 +11,12 @@ from torch import Tensor, nn
 
 from engine.embed import SINUSOID
 from engine.ltx2 import RefinerConfig
-from engine.refiner_rope import Turn, turn
+from engine.refiner_room import KV, Room
+from engine.refiner_rope import Turn
+from kernels.norm_modulate import norm_modulate
+from kernels.norm_turn import norm_turn
 
 EPS = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class KV:
-    """Keys and values [B, T, H, K] of one layer."""
-
-    k: Tensor
-    v: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prefix:
-    """What the active tokens of one layer see before themselves. `history` is rotated, `sink` not yet."""
-
-    sink: KV
-    at: Turn  # where the sink is to stand
-    history: KV | None
-
-
-Capture = Callable[[Prefix | None, KV, KV], None]  # prefix of a layer, its own keys before and after rotation
 
 
 def is_unread(name: str) -> bool:
@@ -68,21 +51,22 @@ class Attention(nn.Module):
         o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.to_out[0](o.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, at: Turn, prefix: Prefix | None) -> tuple[Tensor, KV, KV]:
-        """x: [B, T, D]. Returns the mixed tokens, and their keys and values before and after rotation."""
-        q, raw = turn(self.query(x), at, split=self.split), self.kv(x)
-        own = KV(turn(raw.k, at, split=self.split), raw.v)
-        seen = own
-        if prefix is not None:
-            sink = KV(turn(prefix.sink.k, prefix.at, split=self.split), prefix.sink.v)
-            seen = join(sink, prefix.history, own)
-        return self.see(q, seen), raw, own
-
-
-def join(*parts: KV | None) -> KV:
-    """One after the other along tokens."""
-    there = [p for p in parts if p is not None]
-    return KV(torch.cat([p.k for p in there], dim=1), torch.cat([p.v for p in there], dim=1))
+    def enter(self, x: Tensor, at: Turn, room: Room) -> Tensor:
+        """Put keys and values of x [B, T, D] into their room. Returns queries [B, T, H, K]."""
+        return norm_turn(
+            self.to_q(x),
+            self.to_k(x),
+            self.to_v(x),
+            q_weight=self.norm_q.weight,
+            k_weight=self.norm_k.weight,
+            cos=at.cos,
+            sin=at.sin,
+            split=self.split,
+            eps=EPS,
+            k_out=room.own.k,
+            v_out=room.own.v,
+            raw=room.raw,
+        )
 
 
 class Projection(nn.Module):
@@ -124,11 +108,34 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = self.net[0]
         assert isinstance(first, nn.ModuleDict)
-        return self.net[2](F.gelu(first["proj"](x), approximate="tanh"))
+        return self.net[2](gelu_of(first["proj"], x))
 
 
-def rms(x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], eps=EPS)
+def gelu_of(linear: nn.Module, x: Tensor) -> Tensor:
+    """GELU, by tanh, of a linear map of x [B, T, D].
+
+    On a GPU the product applies it to its fp32 sums: a pass over memory less, and a rounding. Not where something else
+    stands in for the map, or visits for it: only a call of the module knows of that. Not in fp32, where the tanh of
+    such a product is not promised to be as exact as torch's.
+    """
+    fits = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
+    if fits and isinstance(linear, nn.Linear) and type(linear) is nn.Linear and not linear._forward_pre_hooks:
+        rows = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.mT, use_gelu=True)
+        return rows.unflatten(0, x.shape[:-1])
+    return F.gelu(linear(x), approximate="tanh")
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Tokens x + y·gate that are added where they are read next. Without y: x alone."""
+
+    x: Tensor  # [B, T, D]
+    y: Tensor | None = None  # [B, T, D]
+    gate: Tensor | None = None  # [B, 1, D]
+
+    def normed(self, *, scale: Tensor | None = None, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The tokens, and normed and modulated what the next layer reads."""
+        return norm_modulate(self.x, eps=EPS, y=self.y, gate=self.gate, scale=scale, shift=shift)
 
 
 class Block(nn.Module):
@@ -141,14 +148,20 @@ class Block(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(6, config.dim))
 
     def forward(
-        self, x: Tensor, *, rows: Tensor, at: Turn, prefix: Prefix | None, words: KV, mask: Tensor | None
-    ) -> tuple[Tensor, KV, KV]:
-        """x: [B, T, D].  rows: [B, 6, D].  Returns the tokens, and keys and values before and after rotation."""
+        self, before: Sum, *, rows: Tensor, at: Turn, room: Room, words: KV, mask: Tensor | None
+    ) -> Sum:
+        """rows: [B, 6, D]. Leaves keys and values of the tokens in their room."""
         b1, a1, g1, b2, a2, g2 = (self.scale_shift_table + rows).unsqueeze(2).unbind(1)  # each [B, 1, D]
-        mixed, raw, own = self.attn1(rms(x) * (1 + a1) + b1, at, prefix)
-        x = x + mixed * g1
-        x = x + self.attn2.see(self.attn2.query(rms(x)), words, mask)
-        return x + self.ff(rms(x) * (1 + a2) + b2) * g2, raw, own
+        x, n = before.normed(scale=a1, shift=b1)
+        q = self.attn1.enter(n, at, room)
+        x, n = Sum(x, self.attn1.see(q, room.all), g1).normed()
+        x, n = Sum(x, self.attn2.see(self.attn2.query(n), words, mask)).normed(scale=a2, shift=b2)
+        return Sum(x, self.ff(n), g2)
+
+    def remember(self, before: Sum, *, rows: Tensor, at: Turn, room: Room) -> None:
+        """Only leave keys and values of the tokens in their room."""
+        b1, a1, *_ = (self.scale_shift_table + rows).unsqueeze(2).unbind(1)
+        self.attn1.enter(before.normed(scale=a1, shift=b1)[1], at, room)
 
 
 class RefinerModel(nn.Module):
@@ -179,23 +192,41 @@ class RefinerModel(nn.Module):
         *,
         sigma: float,
         at: Turn,
-        prefix: tuple[Prefix, ...] | None,
+        rooms: Iterable[Room],
         words: tuple[KV, ...],
         mask: Tensor | None,
-        capture: Capture | None = None,
     ) -> Tensor:
         """Velocity [B, T, C] of tokens x [B, T, C], all at noise level sigma in 0…1.
 
-        prefix: per layer; None: the tokens see only themselves.  mask: [B, 1, 1, L] bool, True: a word.
-        capture: is handed keys and values of each layer as soon as they are there.
+        rooms: per layer what the tokens see; left with their own keys and values.  mask: [B, 1, 1, L] bool, True: a word.
         """
-        e, rows = self.time_embed(x.new_full((x.shape[0],), 1000.0 * sigma, dtype=torch.float32))
-        h = self.proj_in(x)
-        for i, block in enumerate(self.blocks()):
-            before = None if prefix is None else prefix[i]
-            h, raw, own = block(h, rows=rows, at=at, prefix=before, words=words[i], mask=mask)
-            if capture is not None:
-                capture(before, raw, own)
+        e, rows = self._level(x, sigma)
+        h = Sum(self.proj_in(x))
+        for block, room, kv in zip(self.blocks(), rooms, words, strict=True):
+            h = block(h, rows=rows, at=at, room=room, words=kv, mask=mask)
         shift, scale = (self.scale_shift_table + e[:, None]).unsqueeze(2).unbind(1)
-        h = F.layer_norm(h, h.shape[-1:], eps=EPS) * (1 + scale) + shift
-        return self.proj_out(h)
+        last, _ = h.normed()
+        return self.proj_out(F.layer_norm(last, last.shape[-1:], eps=EPS) * (1 + scale) + shift)
+
+    def remember(
+        self,
+        x: Tensor,
+        *,
+        at: Turn,
+        rooms: Iterable[Room],
+        words: tuple[KV, ...],
+        mask: Tensor | None,
+        keep: Callable[[Room], None],
+    ) -> None:
+        """Hand over the room of each layer as soon as clean tokens x [B, T, C] have left their keys and values there."""
+        _, rows = self._level(x, 0.0)
+        h, blocks = Sum(self.proj_in(x)), self.blocks()
+        for block, room, kv in zip(blocks, rooms, words, strict=True):
+            if block is blocks[-1]:  # nobody reads what it computes
+                block.remember(h, rows=rows, at=at, room=room)
+            else:
+                h = block(h, rows=rows, at=at, room=room, words=kv, mask=mask)
+            keep(room)
+
+    def _level(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        return self.time_embed(x.new_full((x.shape[0],), 1000.0 * sigma, dtype=torch.float32))

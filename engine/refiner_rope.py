@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
+from kernels.norm_turn import turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def turns(
         for n, s in zip(grid, config.stride[1:], strict=True)
     )
     place = torch.stack(torch.meshgrid(*(span.mean(-1) for span in (t, y, x)), indexing="ij"), dim=-1)
-    fraction = place.flatten(0, 2).to(rounded) / torch.tensor(config.extent, device=device, dtype=rounded)
+    extent = torch.stack([t.new_full((), e) for e in config.extent]).to(rounded)  # no copy, no waiting
+    fraction = place.flatten(0, 2).to(rounded) / extent
     power = torch.linspace(0.0, 1.0, config.dim // 6, device=device, dtype=precise)
     speed = (config.theta**power * torch.pi / 2).to(torch.float32).to(rounded)
     angle = ((fraction * 2 - 1)[:, None] * speed[:, None]).flatten(1)  # [T, 3·(dim // 6)], axes innermost
@@ -52,8 +54,4 @@ def _span(index: Tensor, stride: int) -> Tensor:
 
 def turn(x: Tensor, by: Turn, *, split: bool) -> Tensor:
     """Rotate x [B, T, H, K]: adjacent channels are a pair, or channel i and i + K/2 where split."""
-    y = x.to(torch.promote_types(x.dtype, torch.float32))
-    cos, sin = by.cos.to(y.dtype), by.sin.to(y.dtype)
-    a, b = y.chunk(2, dim=-1) if split else y.unflatten(-1, (-1, 2)).unbind(-1)
-    parts = (a * cos - b * sin, b * cos + a * sin)
-    return (torch.cat(parts, -1) if split else torch.stack(parts, -1).flatten(-2)).to(x.dtype)
+    return turned(x, cos=by.cos, sin=by.sin, split=split)

@@ -68,6 +68,7 @@ class Tier:
     refiner_window: int  # latent frames that a refined block sees besides itself; the release: 11
     encoder_stays: bool  # the encoder of the autoencoder is needed once per flight
     decode_together: int  # latent frames decoded at once; fewer need less memory
+    refiner_hold: bool = False  # `RefinerConfig.hold`
 
     @property
     def refines_live(self) -> bool:
@@ -83,6 +84,7 @@ TIERS = (
         refiner_window=11,
         encoder_stays=True,
         decode_together=3,
+        refiner_hold=True,
     ),
     Tier(
         gigabytes=48,
@@ -138,7 +140,8 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
     """What the full-size release takes in this tier, from its shapes.
 
     State: 0.44 GB of recurrent memories, 0.55 GB of keys, 0.6 GB of decoder tails. Refined frames are remembered as
-    keys and values of 48 layers of 4096 channels. Work is the decoder's widest level or the growing of the history.
+    keys and values of 48 layers of 4096 channels. Work is the decoder's widest level while the history before and
+    after the chunk are both there, or the refiner with the keys that its passes hold.
     """
     frame = FRAME * 4096 * 2 * 2 * 48  # bytes of one latent frame in the refiner's memory
     weights = 2 * (WORLD + VAE_DECODER + (VAE_ENCODER if tier.encoder_stays else 0))
@@ -149,7 +152,9 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
         weights += 2 * (REFINER - travelling)
         weights -= (2 - BYTES[precision.refiner]) * BLOCK_LINEARS * tier.refiner_blocks
         state += tier.refiner_window * frame + 0.81 * GB  # the text, too, is kept as keys and values
-        work = max(work, 3 * frame + 2.0 * GB)
+        history = (tier.refiner_window - LTX2_REFINER.sink) * frame
+        held = (tier.refiner_window + LTX2_REFINER.block) * frame if tier.refiner_hold else history
+        work = max(work + history, held + 2.0 * GB)
     return Needs(weights=int(weights), state=int(state), work=int(work))
 
 

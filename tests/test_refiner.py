@@ -108,6 +108,32 @@ def test_a_whole_clip_is_one_block() -> None:
     assert torch.equal(whole, torch.cat((LATENTS[:, :, :1], block), dim=2))
 
 
+def test_keys_joined_once_or_in_every_pass_are_the_same() -> None:
+    runs = []
+    for hold in (False, True):
+        r = refiner(hold=hold)
+        out, state = run(r, begun(r), 3)
+        runs.append([*out, *(t for kv in state.history for t in (kv.k, kv.v))])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_padding_is_cut_and_gaps_are_masked() -> None:
+    """Columns that no text uses are gone; what one text uses and another does not is masked for that one."""
+    r, words = refiner(), normal(2, 2, 7, 12)
+    full, cut = r.prompt(words), r.prompt(words, torch.tensor([[0, 0, 1, 1, 1, 1, 0]] * 2))
+    assert full.mask is None
+    assert cut.mask is None
+    for kv, all in zip(cut.words, full.words, strict=True):
+        assert kv.k.shape[1] == 4
+        torch.testing.assert_close(kv.k, all.k[:, 2:6])
+    uneven = r.prompt(words, torch.tensor([[0, 0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 1, 1, 0]]))
+    assert uneven.mask is not None
+    assert uneven.mask[:, 0, 0].tolist() == [[False, True, True, True, True], [True, True, False, True, True]]
+    none = r.prompt(words, torch.zeros(2, 7))
+    assert none.mask is not None
+    assert not none.mask.any()
+
+
 @pytest.mark.parametrize("layout", ["split", "interleaved"])
 def test_only_relative_time_counts(layout: str) -> None:
     """Scores do not change when query and key move on together, beyond the short frame 0; in fp64, even after hours."""

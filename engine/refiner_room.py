@@ -1,0 +1,98 @@
+"""Where keys and values of a block of frames stand during its passes: behind those that it sees, in one memory.
+
+Passes overwrite their own part and leave the rest, so that sink and history are turned and joined once per block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.refiner_rope import Turn, turn
+
+
+@dataclass(frozen=True, slots=True)
+class KV:
+    """Keys and values [B, T, H, K] of one layer."""
+
+    k: Tensor
+    v: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return self.k.shape[1]
+
+    def part(self, first: int, count: int) -> KV:
+        """Views of `count` tokens."""
+        return KV(self.k[:, first : first + count], self.v[:, first : first + count])
+
+    def fill(self, first: int, other: KV) -> None:
+        """Overwrite tokens from `first` on."""
+        there = self.part(first, other.tokens)
+        there.k.copy_(other.k)
+        there.v.copy_(other.v)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Of one layer. The last tokens are the block's own."""
+
+    all: KV
+    own: KV  # a view of the end
+    raw: Tensor | None = None  # own keys before they turn, for whom they are wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What a block sees before itself in one layer. `history` is rotated, `sink` not yet."""
+
+    sink: KV
+    at: Turn  # where the sink is to stand
+    history: KV | None
+    split: bool  # how it turns
+
+    @property
+    def tokens(self) -> int:
+        return self.sink.tokens + (0 if self.history is None else self.history.tokens)
+
+    def room(self, own: int, *, size: int = 0) -> Room:
+        """Joined, with place for a block of `own` tokens.  size: tokens of memory taken, if more than those."""
+        room = empty_room(self.sink.k, self.tokens, own, size=size)
+        room.all.fill(0, KV(turn(self.sink.k, self.at, split=self.split), self.sink.v))
+        if self.history is not None:
+            room.all.fill(self.sink.tokens, self.history)
+        return room
+
+
+def empty_room(like: Tensor, past: int, own: int, *, size: int = 0, raw: bool = False) -> Room:
+    """like: [B, ·, H, K]."""
+    shape = (like.shape[0], max(size, past + own), *like.shape[2:])
+    both = KV(like.new_empty(shape), like.new_empty(shape)).part(0, past + own)
+    part = both.part(past, own)
+    return Room(all=both, own=part, raw=like.new_empty(part.k.shape) if raw else None)
+
+
+class Rooms:
+    """The rooms of all layers for one block: a new iteration for every pass.
+
+    Held from pass to pass if that is asked for, unless the block is longer than the window, such as a whole clip,
+    whose keys and values in all layers would fill the memory.
+    """
+
+    def __init__(self, past: Sequence[Past], own: int, *, window: int, hold: bool) -> None:
+        """own: tokens of the block.  window: at most so many stand before it; rooms are as large while it fills."""
+        self._past, self._own = past, own
+        hold = hold and own <= window
+        self._held = [p.room(own, size=window + own) if hold else None for p in past]
+
+    def __iter__(self) -> Iterator[Room]:
+        for past, held in zip(self._past, self._held, strict=True):
+            yield held or past.room(self._own)
+
+    def last(self) -> Iterator[Room]:
+        """For the last pass: a room is let go when the next is asked for."""
+        for i, past in enumerate(self._past):
+            room, self._held[i] = self._held[i] or past.room(self._own), None
+            yield room

@@ -1,0 +1,164 @@
+"""Queries and keys of an attention normed over all heads and turned, keys and values put where they will be read.
+
+    q̂ = turn(q/√(mean q² + ε)·w)      the same of k      turn: pairs (a, b) → (a·cos - b·sin, b·cos + a·sin)
+
+A program takes one token through all of it: q, k and v are read once and written once, k and v straight into the
+memory that holds what came before them. Inside all is fp32. Twin and oracle: `norm_turn_plain`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.jit import compiled, suits
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+WARPS = 8
+
+
+def norm_turn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    split: bool,
+    eps: float,
+    k_out: Tensor,
+    v_out: Tensor,
+    raw: Tensor | None = None,
+) -> Tensor:
+    """Fills k_out and v_out, and raw, if it is there, with the normed keys before they turn. Returns queries [B, T, H, K].
+
+    q, k, v: [B, T, H·K].  q_weight, k_weight: [H·K].  cos, sin: [T, H, K/2].  k_out, v_out, raw: [B, T, H, K], of
+    any stride over B and T.  split: channels i and i + K/2 of a head are a pair, else adjacent ones.
+    """
+    form = norm_turn_triton if suits(q) else norm_turn_plain
+    return form(
+        q, k, v, q_weight=q_weight, k_weight=k_weight, cos=cos, sin=sin, split=split, eps=eps,
+        k_out=k_out, v_out=v_out, raw=raw,
+    )  # fmt: skip
+
+
+def norm_turn_plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    split: bool,
+    eps: float,
+    k_out: Tensor,
+    v_out: Tensor,
+    raw: Tensor | None = None,
+) -> Tensor:
+    heads = k_out.shape[2:]
+    q, k = (F.rms_norm(x, w.shape, w, eps).unflatten(-1, heads) for x, w in ((q, q_weight), (k, k_weight)))
+    k_out.copy_(turned(k, cos=cos, sin=sin, split=split))
+    v_out.copy_(v.unflatten(-1, heads))
+    if raw is not None:
+        raw.copy_(k)
+    return turned(q, cos=cos, sin=sin, split=split)
+
+
+def turned(x: Tensor, *, cos: Tensor, sin: Tensor, split: bool) -> Tensor:
+    """x: [B, T, H, K] as a rotary embedding turns it, computed in fp32 at least."""
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    cos, sin = cos.to(y.dtype), sin.to(y.dtype)
+    a, b = y.chunk(2, dim=-1) if split else y.unflatten(-1, (-1, 2)).unbind(-1)
+    parts = (a * cos - b * sin, b * cos + a * sin)
+    return (torch.cat(parts, -1) if split else torch.stack(parts, -1).flatten(-2)).to(x.dtype)
+
+
+def norm_turn_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    split: bool,
+    eps: float,
+    k_out: Tensor,
+    v_out: Tensor,
+    raw: Tensor | None = None,
+) -> Tensor:
+    B, T, H, K = k_out.shape
+    D = H * K
+    given = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)]
+    filled = [k_out, v_out, k_out if raw is None else raw]
+    for x in filled:
+        if x.stride()[2:] != (K, 1):
+            raise ValueError(f"strides {x.stride()} of a place for keys and values: heads must be adjacent")
+    q_out = q.new_empty(B, T, H, K)
+    kernel = compiled(_norm_turn, do_not_specialize=("T",))
+    kernel[(B * T,)](
+        *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps,
+        *(s for x in (*given, q_out, *filled) for s in x.stride()[:2]),
+        D=D, K=K, PAIRS=1 << (D // 2 - 1).bit_length(), SPLIT=split, RAW=raw is not None, num_warps=WARPS,
+    )  # fmt: skip
+    return q_out
+
+
+def _norm_turn(
+    q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out, raw, T, eps,
+    q_b, q_t, k_b, k_t, v_b, v_t, q_out_b, q_out_t, k_out_b, k_out_t, v_out_b, v_out_t, raw_b, raw_t,
+    D: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, SPLIT: tl.constexpr, RAW: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0).to(tl.int64)
+    b, t = i // T, i % T
+    p = tl.arange(0, PAIRS)
+    d = tl.arange(0, 2 * PAIRS)
+    known, live = p < D // 2, d < D
+    first = p // (K // 2) * K + p % (K // 2)  # channel of the first of a pair, where they are split
+    b_v = tl.load(v + b * v_b + t * v_t + d, mask=live, other=0.0)
+    tl.store(v_out + b * v_out_b + t * v_out_t + d, b_v, mask=live)
+    b_cos = tl.load(cos + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
+    b_sin = tl.load(sin + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
+    for which in tl.static_range(2):
+        if which == 0:
+            x, w, out = q + b * q_b + t * q_t, q_weight, q_out + b * q_out_b + t * q_out_t
+        else:
+            x, w, out = k + b * k_b + t * k_t, k_weight, k_out + b * k_out_b + t * k_out_t
+        kept = raw + b * raw_b + t * raw_t
+        if SPLIT:
+            one = tl.load(x + first, mask=known, other=0.0).to(tl.float32)
+            two = tl.load(x + first + K // 2, mask=known, other=0.0).to(tl.float32)
+            mean = tl.sum(one * one + two * two, axis=0) / D
+            one *= tl.load(w + first, mask=known, other=0.0).to(tl.float32)
+            two *= tl.load(w + first + K // 2, mask=known, other=0.0).to(tl.float32)
+        else:
+            row = tl.load(x + d, mask=live, other=0.0).to(tl.float32)
+            mean = tl.sum(row * row, axis=0) / D
+            row *= tl.load(w + d, mask=live, other=0.0).to(tl.float32)
+            one, two = tl.split(tl.reshape(row, [PAIRS, 2]))
+        size = 1.0 / tl.sqrt(mean + eps)
+        one *= size
+        two *= size
+        turned_one, turned_two = one * b_cos - two * b_sin, two * b_cos + one * b_sin
+        if SPLIT:
+            tl.store(out + first, turned_one.to(out.dtype.element_ty), mask=known)
+            tl.store(out + first + K // 2, turned_two.to(out.dtype.element_ty), mask=known)
+        else:
+            both = tl.interleave(turned_one, turned_two)
+            tl.store(out + d, both.to(out.dtype.element_ty), mask=live)
+        if RAW and which == 1:
+            if SPLIT:
+                tl.store(kept + first, one.to(raw.dtype.element_ty), mask=known)
+                tl.store(kept + first + K // 2, two.to(raw.dtype.element_ty), mask=known)
+            else:
+                tl.store(kept + d, tl.interleave(one, two).to(raw.dtype.element_ty), mask=live)
