@@ -74,5 +74,7 @@ def host(device: str = "auto") -> Iterator[Host]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if picked.type == "cuda" else "gloo")
     try:
         yield Host(device=picked, rank=rank, world=world)
-    finally:
+    except SystemExit:  # all leave together
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()  # after an error it would wait for the others, and nobody would read why
