@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.jit import compiled, suits
+from kernels.program import compiled, suits
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -69,7 +69,7 @@ def norm_modulate_triton(
     total, n = x if y is None else x.new_empty(x.shape), x.new_empty(x.shape)
     added = x if y is None else y.contiguous()
     rows = [x if r is None else r.expand(B, 1, D).contiguous() for r in (gate, scale, shift)]
-    kernel = compiled(_norm_modulate, do_not_specialize=("T",))
+    kernel = compiled(_norm_modulate)
     kernel[(B * T,)](
         x, added, *rows, total, n, T, eps,
         D=D, BLOCK=1 << (D - 1).bit_length(), ADD=y is not None, GATE=gate is not None,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.jit import compiled, suits
+from kernels.program import compiled, suits
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -105,7 +105,7 @@ def norm_turn_triton(
         if x.stride()[2:] != (K, 1):
             raise ValueError(f"strides {x.stride()} of a place for keys and values: heads must be adjacent")
     q_out = q.new_empty(B, T, H, K)
-    kernel = compiled(_norm_turn, do_not_specialize=("T",))
+    kernel = compiled(_norm_turn)
     kernel[(B * T,)](
         *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps,
         *(s for x in (*given, q_out, *filled) for s in x.stride()[:2]),

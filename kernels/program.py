@@ -9,10 +9,24 @@ from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
+import torch
+from torch import Tensor
+
 # Triton, and the C compiler with which it builds what starts a kernel (its edition for Windows brings one)
 INSTALLED = find_spec("triton") is not None and (
     os.name == "nt" or any(which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
 )
+
+
+def suits(x: Tensor) -> bool:
+    """Whether a kernel without gradients can stand in for plain torch where x is: a GPU from Ampere on."""
+    return (
+        x.is_cuda
+        and x.dtype != torch.float64
+        and not torch.is_grad_enabled()
+        and INSTALLED
+        and torch.cuda.get_device_properties(x.device).major >= 8
+    )
 
 
 @cache
