@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from engine import opening
 from engine.lowbit import Fp4Linear, Fp8Linear
@@ -208,6 +209,23 @@ def test_fp8_linear_is_the_product_of_what_is_stored(dtype: torch.dtype, biased:
         distance(want, nn.functional.linear(x.double(), w.double(), None if bias is None else bias.double()))
         < 2**-4
     )
+
+
+def test_what_a_gpu_is_given_has_the_form_that_torch_asks_for() -> None:
+    """Shapes, strides and dtypes of the product on FP8 units, checked by torch's own rules, which need no GPU."""
+    with FakeTensorMode():
+        w, bias = (torch.empty(s, device="cuda", dtype=torch.bfloat16) for s in ((48, 80), (48,)))
+        y = Fp8Linear(w, bias)(torch.empty(5, 7, 80, device="cuda", dtype=torch.bfloat16))
+        assert (y.shape, y.dtype, y.device.type) == ((5, 7, 48), torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_low_bit_maps_compile_whole(rotated: bool) -> None:
+    x = drawn(3, 80).to(DEVICE, torch.float32)
+    for low in (Fp8Linear(drawn(48, 80), None), Fp4Linear(drawn(48, 80), drawn(48), rotated=rotated)):
+        low = low.to(DEVICE)
+        with torch.inference_mode():
+            assert torch.equal(torch.compile(low, backend="aot_eager", fullgraph=True)(x), low(x))
 
 
 @pytest.mark.parametrize("rotated", [False, True])
