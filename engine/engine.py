@@ -37,7 +37,7 @@ from engine.schedule import chunk_noise
 from engine.state import StreamState
 from engine.whole import Asked, WholeChunk, remembered, shown
 
-UNTIL_CAPTURED = 3  # chunks of a full window: one that is only run, one that is captured, one that shows it
+UNTIL_CAPTURED = 2  # chunks of a full window: one that is captured, one that shows it
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 BLOCK, END = 32 << 20, 64 << 20  # bytes of a block (the most that mallopt takes) and of free heap that stay
 

@@ -134,7 +134,7 @@ class Generator:
             text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks or None, dtype=self.dtype
         )
         noise = noise.to(state.latent.device, torch.float32)
-        if self.steady is not None and state.frame:
+        if self.steady is not None and self.steady.fits(given):
             x, finite, blocks = self.steady(noise, given)
         else:
             pinned = state.latent[:, :, None].float() if state.frame == 0 else None

@@ -8,7 +8,6 @@ out, so values stay values.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
@@ -40,18 +39,13 @@ class Graphed(Generic[R]):
 
     The function must leave its arguments as they are, must not wait for the GPU, and may depend on plain values (they
     belong to what a graph is kept for) but not on the contents of tensors. Callers never edit a tensor that they have
-    passed: one passed again is not copied again.
+    passed: one passed again is not copied again. Every set of shapes is captured when it first comes, which takes a while:
+    what comes once is not for this.
     """
 
-    def __init__(
-        self, function: Callable[..., R], *, eager: Callable[..., R] | None = None, after: int = 1
-    ) -> None:
-        """eager: computes the same, and is called instead where nothing is captured.
-
-        after: calls of one set of shapes before it is captured, so that what comes once is not.
-        """
-        self.function, self.eager, self.after = function, eager or function, after
-        self._seen: Counter[Hashable] = Counter()
+    def __init__(self, function: Callable[..., R], *, eager: Callable[..., R] | None = None) -> None:
+        """eager: computes the same, and is called instead where there is no GPU."""
+        self.function, self.eager = function, eager or function
         self._graphs: dict[Hashable, _Graph] = {}
 
     @property
@@ -65,9 +59,6 @@ class Graphed(Generic[R]):
         if not leaves or not leaves[0].is_cuda or torch.is_grad_enabled():
             return self.eager(*args)
         if key not in self._graphs:
-            self._seen[key] += 1
-            if self._seen[key] <= self.after:
-                return self.eager(*args)
             self._graphs[key] = _Graph(self.function, key, leaves)
         result: R = self._graphs[key].replay(leaves)
         return result

@@ -33,7 +33,7 @@ from engine.state import StreamState
 from engine.vae import Vae
 
 UNTIL_STEADY = (
-    4  # chunks: chunk 0, a window that fills, the first of the steady shape, the one that is captured
+    3  # chunks: chunk 0, one while the window fills, and the first of the steady shape, which is captured
 )
 
 

@@ -70,7 +70,7 @@ def test_a_replay_computes_what_the_function_does() -> None:
             assert torch.equal(got, wanted)
             assert torch.equal(same.left, p.left)
         assert torch.equal(graphed(p, 4)[0], function(p, 4)[0])
-        assert graphed.captured == 1  # another factor came once
+        assert graphed.captured == 2  # one for each factor
 
 
 def on_gpu(p: Pair) -> Pair:
@@ -95,6 +95,25 @@ def flown(engine: SanaEngine, generator: Generator, chunks: int) -> list[Tensor]
             latents, state = generator.step(state, cond=cond.to(engine.device), anchor=anchor)
             out.append(latents)
     return out
+
+
+def test_only_chunks_of_a_full_window_are_steady() -> None:
+    """Chunk 0 holds one frame more, chunk 1 sees only it, and all later ones see it and the chunk before."""
+    engine, fits = exact_engine(), list[bool]()
+    steady = Generator(engine.generator.model, fast=True).steady
+    assert steady is not None
+    chunk = engine.start(
+        np.zeros((64, 96, 3), np.uint8), pose=Pose(), intrinsics=forward_lens(engine), seed=0
+    )
+    for _ in range(5):
+        poses, state = [Pose()] * engine.spec.chunk_frames, chunk.state
+        cond, _ = engine.condition(state, pose_tensor(poses), forward_lens(engine))
+        given = engine.generator.model.given(
+            text=state.text, text_mask=None, cond=cond, past=state.blocks or None, dtype=torch.float32
+        )
+        fits.append(steady.fits(given))
+        chunk = engine.step(state, poses, intrinsics=forward_lens(engine))
+    assert fits == [False, False, True, True, True]
 
 
 def test_the_steady_chunk_is_the_chunk() -> None:
