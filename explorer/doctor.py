@@ -38,7 +38,7 @@ PACKAGES = {  # what each is for
 }
 # Frames per second: pocket in BENCHMARKS.md; sana-wm as NVIDIA publishes it for an H100 in bf16 with the refiner, by
 # the window of the refiner (docs of NVlabs/Sana, streaming release of 2026).
-POCKET_SPEED = "22 to 27 frames/s on two shared cores of an AMD EPYC (Zen 5); 16 are needed"
+POCKET_SPEED = "22 to 28 frames/s on two shared cores of an AMD EPYC (Zen 5), 586 on an H100; 16 are needed"
 SANA_SPEED = {11: "17 frames/s on an H100, its makers say", 5: "17 to 20 frames/s on an H100, its makers say"}
 GPU_ONLY = "about as fast as the GPU is beside an H100; explorer bench pipeline measures it"
 
