@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -314,7 +315,7 @@ PARTS: dict[str, type[Part]] = {
 
 @contextmanager
 def progress() -> Iterator[Tick]:
-    """A bar on stderr that says what is being measured."""
+    """A bar on stderr that says what is being measured; a line for each thing where no terminal is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -322,10 +323,14 @@ def progress() -> Iterator[Tick]:
     console = Console(stderr=True)
     silent = not console.is_terminal
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=silent) as bar:
-        task = bar.add_task("starting")
+        task, begun, before = bar.add_task("starting"), time.monotonic(), ""
 
         def tick(what: str, done: int, total: int, /) -> None:
+            nonlocal before
             bar.update(task, description=what, completed=done, total=total)
+            if silent and what != before:
+                print(f"{time.monotonic() - begun:.0f} s: {what}", file=sys.stderr)  # noqa: T201
+                before = what
 
         yield tick
 
