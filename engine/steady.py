@@ -23,11 +23,16 @@ Passes = tuple[
 
 
 class SteadyChunk:
-    """Called for every chunk but the first; compiles and captures what comes back in the same shapes."""
+    """Called for the chunks of a full window; compiles and captures what comes back in the same shapes."""
 
     def __init__(self, model: WorldModel, levels: tuple[float, ...]) -> None:
         self.model, self.levels = model, levels
         self._graphed = Graphed(self._compiled, eager=self._plain)
+
+    def fits(self, past: tuple[BlockState, ...]) -> bool:
+        """Whether what the blocks remember after the coming chunk has the shapes of what they do before it."""
+        held = [len(b.chunks) for b in past if isinstance(b.mixer, Keys)]
+        return bool(past) and all(n == self.model.config.window for n in held)
 
     @property
     def ready(self) -> bool:
