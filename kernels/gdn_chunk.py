@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.gdn_programs import compiled
+from kernels.program import INSTALLED
 
 BLOCK = 32  # tokens per step of a program
 WARPS, WARPS_BACK = 4, 4  # of the kernels that run over tokens
@@ -62,6 +63,7 @@ def suits(x: Tensor, *, width: int, chunks: tuple[int, ...]) -> bool:
         and len(chunks) > 1
         and max(chunks) == 1
         and width in (16, 32, 64, 128)
+        and INSTALLED
     )
 
 
