@@ -30,12 +30,15 @@ def suits(x: Tensor) -> bool:
 
 
 @cache
-def compiled(program: Callable[..., Any], *parts: Callable[..., Any]) -> Any:
-    """The kernel of `program`, a function that uses Triton's language as `tl` and calls `parts`, which do the same."""
+def compiled(program: Callable[..., Any], *parts: Callable[..., Any], general: tuple[str, ...] = ()) -> Any:
+    """The kernel of `program`, a function that uses Triton's language as `tl` and calls `parts`, which do the same.
+
+    general: arguments that are numbers and serve with any value as they are, in one kernel.
+    """
     import triton
     import triton.language
 
     names = program.__globals__
     names["tl"] = triton.language
     names.update({part.__name__: compiled(part) for part in parts})
-    return triton.jit(program)
+    return triton.jit(program, do_not_specialize=list(general))
