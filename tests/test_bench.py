@@ -16,11 +16,11 @@ from engine.bench.cases import CASES, VIEWS, Case, Shape
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
-from engine.bench.memory import tensors
 from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec
 from engine.ltx2 import LTX2_REFINER, LTX2_VAE
+from engine.snapshot import tensors
 from explorer.app import main
 from explorer.bench.compare import alternate
 from explorer.bench.part import Codec as CodecPart
