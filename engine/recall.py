@@ -13,7 +13,7 @@ from engine.codec import Codec
 from engine.config import MEMORY, CodecConfig, MemoryConfig, memory_channels
 from engine.memory import SpatialMemory, choose
 from engine.warp import Sources, Warped, warp
-from kernels.program import INSTALLED
+from kernels.program import builds
 
 LOG_RANGE = 3.0  # log2 of magnification is kept within ±3
 AGE_SCALE = 0.25  # per doubling of the generation
@@ -23,7 +23,7 @@ Draw = Callable[..., Warped]
 
 def draw_on(device: torch.device) -> Draw:
     """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch."""
-    if device.type != "cuda" or not INSTALLED:
+    if not builds(device):
         return warp
     from engine.warp_gpu import warp as kernels
 

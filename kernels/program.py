@@ -18,15 +18,14 @@ INSTALLED = find_spec("triton") is not None and (
 )
 
 
+def builds(device: torch.device) -> bool:
+    """Whether kernels can be built for a device: a GPU from Ampere on, the first with bfloat16."""
+    return device.type == "cuda" and INSTALLED and torch.cuda.get_device_properties(device).major >= 8
+
+
 def suits(x: Tensor) -> bool:
-    """Whether a kernel without gradients can stand in for plain torch where x is: a GPU from Ampere on."""
-    return (
-        x.is_cuda
-        and x.dtype != torch.float64
-        and not torch.is_grad_enabled()
-        and INSTALLED
-        and torch.cuda.get_device_properties(x.device).major >= 8
-    )
+    """Whether a kernel without gradients can stand in for plain torch where x is."""
+    return x.dtype != torch.float64 and not torch.is_grad_enabled() and builds(x.device)
 
 
 @cache
