@@ -35,6 +35,7 @@ from engine.model import WorldModel
 from engine.recall import Draw, checked, draw_on, first_source, recall
 from engine.schedule import chunk_noise
 from engine.state import StreamState
+from engine.steady import release_compiler
 from engine.whole import Asked, WholeChunk, remembered, shown
 
 UNTIL_CAPTURED = 2  # chunks of a full window: one that is captured, one that shows it
@@ -288,6 +289,7 @@ class Engine:
         state = self.pattern
         for _ in range(1 if self.whole is None else self.generator.config.window + UNTIL_CAPTURED):
             state = self.step(state, [Pose()] * self.spec.chunk_frames, intrinsics=lens).state
+        release_compiler()
 
     def _noise(self, state: StreamState, attempt: int) -> Tensor:
         """What a chunk starts from, [1, C, F, h, w] fp32: decided by seed, chunk and attempt."""

@@ -30,6 +30,7 @@ from engine.refiner_model import RefinerModel
 from engine.schedule import chunk_noise
 from engine.snapshot import form
 from engine.state import StreamState
+from engine.steady import release_compiler
 from engine.vae import Vae
 
 UNTIL_STEADY = (
@@ -177,6 +178,7 @@ class SanaEngine:
         for _ in range(2 if self.generator.steady is None else UNTIL_STEADY):
             chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
         self._form = form(chunk.state)
+        release_compiler()
 
     def condition(
         self, state: StreamState, poses: Tensor, intrinsics: Intrinsics

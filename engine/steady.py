@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,13 @@ def compiled() -> BlockForm:
         return plain
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
     return torch.compile(plain, dynamic=False)
+
+
+def release_compiler() -> None:
+    """End the processes that PyTorch compiled with, if it did: idle they keep memory and can hold up the program's end."""
+    module = sys.modules.get("torch._inductor.async_compile")
+    if module is not None:
+        module.shutdown_compile_workers()
 
 
 def _cache() -> Path:

@@ -55,14 +55,17 @@ class Keeper:
         if len(self._under_way) > (1 if flight.state.chunk == 0 else 0):
             return
         if not self._has_memory(count):
-            self._tell(Kept(flight=flight.id, index=flight.index - 1, path=Path(), size=0, seconds=0.0))
+            self._tell(nothing(flight))
             return
         state, landed = self._leaving(flight.state)
         leaving = replace(flight, state=state)
 
         def write() -> None:  # holds nothing on the GPU, however long the disk takes
-            landed()
-            self._write(leaving, count)
+            try:
+                landed()
+                self._write(leaving, count)
+            except RuntimeError:  # of the GPU, which the next chunk meets too and tells of
+                self._tell(nothing(flight))
 
         self._under_way.append(self._thread.submit(write))
 
@@ -117,3 +120,8 @@ class Keeper:
             host = mapped(state, copied)
             event = self._stream.record_event()
         return host, event.synchronize
+
+
+def nothing(flight: Flight) -> Kept:
+    """Word that this chunk is no moment to return to."""
+    return Kept(flight=flight.id, index=flight.index - 1, path=Path(), size=0, seconds=0.0)
