@@ -105,8 +105,8 @@ class Spool:
     def settle(self, timeline: Timeline) -> Timeline:
         """Move what exceeds the memory to disk; forget moments that exceed both. Returns the timeline without them."""
         while self.in_memory + self.on_disk > self.memory + self.disk:
-            id = timeline.expendable()
-            if id is None or id in self._held:
+            id = timeline.expendable(but=self._held)
+            if id is None:
                 break
             timeline = timeline.without(id)
             self._forget(id)
@@ -130,6 +130,8 @@ class Spool:
 
     def clear(self) -> None:
         """Forget all."""
+        with self._lock:
+            self._held = frozenset()
         for id in list(self._entries):
             self._forget(id)
 

@@ -66,6 +66,21 @@ def test_a_held_state_stays_where_it_is(places: tuple[Path, Path]) -> None:
     spool.close()
 
 
+def test_budgets_hold_after_a_return_to_a_moment(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=5 * SIZE, disk=10 * SIZE)
+    timeline = fly(spool, Timeline(), 10)
+    path = spool.hold(6)
+    timeline = fly(spool, timeline.at(6), 100)
+    spool.later(lambda: None).result()
+    assert path.exists()
+    assert spool.count == len(timeline.moments) == 15
+    spool.clear()
+    timeline = fly(spool, Timeline(), 100)  # another flight, whose ids begin anew
+    assert 6 not in timeline.moments
+    assert spool.count == 15
+    spool.close()
+
+
 def test_other_peoples_files_are_not_ours(places: tuple[Path, Path], tmp_path: Path) -> None:
     mine = tmp_path / "my.world"
     mine.write_bytes(b"x")
