@@ -74,7 +74,7 @@ class Cockpit:
         self._saving: list[BackgroundRecording] = []  # stopped, and not yet wholly on the disk
         self._toast = Toast("", 0.0)
         self._still: View | None = None  # of the scene's own picture, until there is a frame
-        self.deck = Deck(window, session, self.display, tell=self._tell)
+        self.deck = Deck(window, session, self.display, tell=self._tell, folder=self.films.folder)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
         self._steps = Steps()  # of start-up

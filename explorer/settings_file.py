@@ -22,7 +22,7 @@ SECTIONS = {
     "gamepad": "sticks have a sign: +lefty is the left stick pulled back",
     "flight": "how a flight begins",
     "hud": "what lies over the picture",
-    "recording": "films and pictures",
+    "recording": "films, pictures and saved flights",
     "timeline": "the moments that one can return to",
 }
 

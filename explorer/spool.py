@@ -147,8 +147,9 @@ class Spool:
         for folder in (self.folder, self._slow):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def path(self, id: int) -> Path:
-        return self._entries[id].path
+    def entry(self, id: int) -> Entry:
+        """The file of a moment, wherever it is moved to. Raises KeyError."""
+        return self._entries[id]
 
     def _forget(self, id: int) -> None:
         entry = self._entries.pop(id)

@@ -90,7 +90,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(session: Session, ass
     os.kill(session.engine.pid, signal.SIGKILL)
     run(session, W, lambda _: session.stage == "recovering")
     line = session.history.timeline.line()
-    newest = session.history.spool.path(line[-1])
+    newest = session.history.spool.entry(line[-1]).path
     newest.write_bytes(newest.read_bytes()[:-100])  # long before the next engine can read it
     run(session, W, lambda _: session.stage == "flying")
     run(session, W, lambda _: moments(session) >= len(line))

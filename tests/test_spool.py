@@ -49,7 +49,7 @@ def test_budgets_hold_and_every_moment_can_be_read(places: tuple[Path, Path]) ->
     for id in timeline.moments:
         assert spool.hold(id).read_bytes() == bytes([id]) * SIZE
     newest = sorted(timeline.moments)[-5:]
-    assert all(fast in spool.path(id).parents for id in newest)
+    assert all(fast in spool.entry(id).path.parents for id in newest)
     spool.close()
     assert not any(fast.iterdir())
     assert not any(slow.iterdir())
