@@ -99,7 +99,7 @@ Make = Callable[[Progress, TaskID, "Preview | None"], int]
 
 def carried_out(options: Render, flight: Plan, job: Job, make: Make) -> int:
     """Make all parts and the film; whatever happens, the newest state is kept. Returns the exit code."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     with ExitStack() as stack:
         bar = stack.enter_context(_bar(console))
         task = bar.add_task("starting", total=flight.frames, unit="frames")

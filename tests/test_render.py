@@ -122,6 +122,35 @@ def test_only_what_is_there_counts_as_done(tmp_path: Path) -> None:
         again.resume(Anchor)
 
 
+def test_a_folder_without_its_request_gets_one(tmp_path: Path) -> None:
+    """As a disk leaves it that was full when the job began."""
+    anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
+    (tmp_path / "a.mp4.job").mkdir()
+    job = Job(tmp_path / "a.mp4", request="x")
+    job.keep(0, [hills(0)], anchor, fps=16)
+    with pytest.raises(ValueError, match="belongs to another render"):
+        Job(tmp_path / "a.mp4", request="y")
+
+
+@pytest.mark.parametrize("refused", ["hold", "finish"])
+def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path, refused: str) -> None:
+    anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
+    place = tmp_path / "place"
+    place.mkdir()
+    job = Job(place / "a.mp4", request="x")
+    if refused == "hold":
+        place.rmdir()
+        place.touch()  # no folder can be made in it
+        with pytest.raises(ValueError, match=r"cannot write .*a\.mp4\.job .*: make room there"):
+            job.hold(anchor)
+    else:
+        job.keep(0, [hills(0)], anchor, fps=16)
+        (place / "a.mp4.part").mkdir()
+        with pytest.raises(ValueError, match=r"cannot write .*a\.mp4 "):
+            job.finish(1)
+        assert job.part(0).exists()
+
+
 @pytest.mark.window
 def test_the_preview_shows_and_may_be_closed(here: Path) -> None:
     with screen("1280x800") as environment:
