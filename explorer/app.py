@@ -16,7 +16,13 @@ from types import FrameType
 from typing import TypeVar
 
 Options = TypeVar("Options")
-STAGES = ("all", "codec", "world", "long", "distill")  # of training, in their order
+STAGES = {  # of training, in their order
+    "all": "everything below, one after the other",
+    "codec": "pictures to latents and back",
+    "world": "the model, on rendered flights",
+    "long": "the same, on its own flights as context",
+    "distill": "the same, in few steps, against a judge",
+}
 BOX = " │╭╮╰╯─"  # what tyro frames its messages with
 
 FIRST_WORDS = """\
@@ -40,8 +46,8 @@ More:
                                   the same, larger and slower; Ctrl-C and go on later
   explorer doctor                 what this machine can run
   explorer download sana-wm       NVIDIA's large model, for a large GPU
-  explorer train codec|world|long|distill
-                                  train the built-in world yourself
+  explorer evaluate               how true the built-in world is
+  explorer train all              train the built-in world yourself; explorer train --help: its stages
   explorer bench pocket           how fast this machine is; explorer bench --help: all parts
   explorer COMMAND --help         all that a command can do
 """
@@ -146,6 +152,10 @@ def _kiosk(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if what in ("-h", "--help"):
+        lines = [f"  explorer train {name:<8} {does}" for name, does in STAGES.items()]
+        _say("\n".join(["Train one of", *lines, "explorer train STAGE --help says more."]))
+        return 0
     if what not in STAGES:
         raise ValueError(
             f"there is nothing '{what}' to train: use explorer train with one of {', '.join(STAGES)}"

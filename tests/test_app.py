@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from explorer.app import main
+from explorer.app import COMMANDS, main
 from tests.tiny import hills, tiny_assets
 
 
@@ -137,6 +137,18 @@ def test_broken_weights_are_one_sentence(
 def test_alone_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "explorer fly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([command, "--help"])
+    except SystemExit as ended:
+        code = ended.code or 0
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert f"explorer {command}" in out
+    assert err == ""
 
 
 def test_a_flight_is_the_same_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
