@@ -48,6 +48,13 @@ def fly(session: Session, assets: Path, chunks: int) -> None:
     run(session, W, lambda _: moments(session) > chunks)
 
 
+def test_a_prompt_that_comes_before_the_engine_is_answered(assets: Path) -> None:
+    session = Session("pocket", assets=assets, device="cpu", threads=1)
+    session.retell("a harbour in fog")
+    assert "ask again" in session.teller.news
+    session.stop()
+
+
 def test_a_killed_engine_loses_at_most_one_chunk(session: Session, assets: Path) -> None:
     fly(session, assets, 3)
     for _ in range(2):
