@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.container import require_same_world
 from engine.identity import weights_of
@@ -55,7 +55,7 @@ class Fly(WorldChoice):
     """picture to write (png): frames of the flight side by side"""
     export: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """folder for frames, depth, camera path and point cloud; in the window: one folder in it per recording"""
-    hud: bool = False
+    hud: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """recordings show the window with its panels, not the world's clean frames"""
     size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
