@@ -107,6 +107,10 @@ def options(kind: type[Options], arguments: Sequence[str], program: str) -> Opti
 def _sentence(told: str) -> str:
     """What the parser's framed message says, without frame, title and repetition."""
     words = " ".join(line.strip(BOX) for line in told.splitlines()[1:])
+    if number := re.search(
+        r"Error parsing (--[\w-]+): (?:invalid literal|could not convert)[^']*'(.*?)'", words
+    ):
+        return f"{number[1]} cannot be '{number[2]}'"
     words = re.sub(r"Error parsing [^:]*: |─{3,}|-{3,}|For full helptext.*", "", words)
     if value := re.search(r"instantiated from \['(.*?)'\].*?(--[\w-]+)", words):
         return f"{value[2]} cannot be '{value[1]}'"

@@ -78,6 +78,10 @@ class Fly(WorldChoice):
             raise ValueError("--hud films the window and this flight has none: leave it out")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
+        if self.frames is not None and not self.unattended:
+            raise ValueError(
+                "--frames is the length of a film: say where the film goes, with --out flight.mp4"
+            )
         if self.stats is not None and self.unattended:
             raise ValueError("--stats measures a flight in a window: leave out --out and --contact-sheet")
         if self.stats is not None:

@@ -42,6 +42,8 @@ class Part:
     name = ""
 
     def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
         if not 1 <= self.rounds <= 100:
             raise ValueError(f"--rounds {self.rounds} is out of range: use 1 to 100")
         if self.json is not None:
