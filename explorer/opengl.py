@@ -28,7 +28,14 @@ def is_cpu(renderer: str) -> bool:
 
 def examined() -> str:
     """The name of the renderer, "" where no window opens. A process of its own asks: drivers hang and crash."""
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "explorer.opengl"]  # -P: nothing is imported from here
+    command = [
+        sys.executable,
+        "-P",
+        "-W",
+        "ignore",
+        "-m",
+        "explorer.opengl",
+    ]  # -P: nothing is imported from here
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         return subprocess.run(

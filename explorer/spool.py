@@ -193,8 +193,14 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_left_over(place: Path) -> None:
-    """Folders of programs that were killed: nobody holds their lock."""
-    for folder in place.glob(f"{PREFIX}*"):
-        with suppress(OSError), (folder / "lock").open(encoding="utf-8") as lock:
-            if _try_lock(lock):
-                shutil.rmtree(folder, ignore_errors=True)
+    """Folders of programs that were killed: nobody holds their lock. A pipe of that name, where one would wait, is none."""
+    for lock in (f / "lock" for f in place.glob(f"{PREFIX}*")):
+        with suppress(OSError):
+            if lock.is_file():
+                _remove_unlocked(lock)
+
+
+def _remove_unlocked(lock: Path) -> None:
+    with lock.open(encoding="utf-8") as file:
+        if _try_lock(file):
+            shutil.rmtree(lock.parent, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_what_a_killed_program_left_is_removed_and_what_runs_is_not(places: tupl
     for spool in (first, second, second):
         spool.close()
     assert [p.name for p in fast.iterdir()] == ["world-explorer-other"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_folder_of_somebody_else_holds_nobody_up(places: tuple[Path, Path]) -> None:
+    (places[0] / "world-explorer-trap").mkdir()
+    os.mkfifo(places[0] / "world-explorer-trap" / "lock")
+    Spool().close()
+    assert [p.name for p in places[0].iterdir()] == ["world-explorer-trap"]
 
 
 def test_without_shared_memory_everything_is_on_disk(
