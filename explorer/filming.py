@@ -29,7 +29,8 @@ class Filming:
 
     def begin(self, spec: Ready) -> None:
         """Raises ValueError where no film can be written."""
-        film = stamped(self.films.folder, ".mp4")
+        coming = [recording.place for recording in self._saving]  # whose files may not be there yet
+        film = stamped(self.films.folder, ".mp4", but=coming)
         export = stamped(self.films.export, "") if self.films.export is not None else None
         header = Header(fps=spec.fps, world=spec.name, clean=not self.films.hud)
         self._recording = BackgroundRecording(Takes(film=film, export=export, header=header))
