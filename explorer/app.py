@@ -174,10 +174,12 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    from engine.measure.command import Evaluation, evaluate
+    from engine.measure.evaluation import Evaluation
     from explorer.assets import assets_folder
 
     chosen = options(Evaluation, arguments, "explorer evaluate")
+    from engine.measure.command import evaluate
+
     evaluate(chosen if chosen.assets else replace(chosen, assets=assets_folder() / "pocket"))
     return 0
 
