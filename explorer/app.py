@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import sys
@@ -54,8 +55,18 @@ More:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 141 where nobody listens."""
+    try:
+        try:
+            return _carried_out(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as `head` leaves: what is still to be said goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _carried_out(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(FIRST_WORDS, end="")  # noqa: T201 -- this is what was asked for
         return 0

@@ -156,6 +156,22 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert err == ""
 
 
+@pytest.mark.parametrize("line", ["", "fly --help", "settings"])
+def test_a_reader_who_leaves_is_no_news(line: str, here: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "explorer.app", *line.split()],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HOME": str(here)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        command.stdout.close()
+        assert command.stderr is not None
+        assert command.stderr.read() == ""
+        assert command.wait(20) == 141
+
+
 def test_a_flight_is_the_same_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite("photo.png", hills(5, 400, 300))
     for name in ("a", "b"):
