@@ -117,6 +117,8 @@ class Deck:
     def close(self) -> None:
         """Wait until a flight that is being saved has been."""
         if self._saving is not None:
+            if not self._saving[1].done():
+                self._tell(f"finishing {self._saving[0].name}")
             self._saving[1].exception()
             self._collect()
 

@@ -140,8 +140,8 @@ class Spool:
         return self._thread.submit(work)
 
     def close(self) -> None:
-        """Wait for what is under way, and leave nothing behind. Again: nothing."""
-        self._thread.shutdown()
+        """Wait for what is being done, drop what has not begun, leave nothing behind. Again: nothing."""
+        self._thread.shutdown(cancel_futures=True)
         for lock in self._locks:
             lock.close()
         for folder in (self.folder, self._slow):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_a_folder_of_somebody_else_holds_nobody_up(places: tuple[Path, Path]) ->
     os.mkfifo(places[0] / "world-explorer-trap" / "lock")
     Spool().close()
     assert [p.name for p in places[0].iterdir()] == ["world-explorer-trap"]
+
+
+def test_an_end_does_not_wait_for_moves_that_have_not_begun(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=2 * SIZE, disk=10 * SIZE)
+    busy = threading.Event()
+    spool.later(busy.wait)
+    fly(spool, Timeline(), 8)
+    waiting = spool.later(lambda: None)
+    threading.Timer(0.2, busy.set).start()
+    spool.close()
+    assert waiting.cancelled()
+    assert not [*places[0].iterdir(), *places[1].iterdir()]
 
 
 def test_without_shared_memory_everything_is_on_disk(
