@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,9 +124,10 @@ class Spool:
         self._thread.submit(_unlink, path)
 
     def tidy(self) -> None:
-        """Remove what an engine that is gone had not finished writing."""
-        for part in (part for place in self.places for part in place.glob("*.part")):
-            self.discard(part)
+        """Remove what an engine that is gone had not finished writing, or told nobody of."""
+        kinds = ("*.part", "*.world")
+        there = [path for place in self.places for kind in kinds for path in place.glob(kind)]
+        self._thread.submit(self._sweep, there)  # after the moves that are under way
 
     def clear(self) -> None:
         """Forget all."""
@@ -155,6 +156,13 @@ class Spool:
         entry = self._entries.pop(id)
         if entry.ours:
             self._thread.submit(lambda: _unlink(entry.path))
+
+    def _sweep(self, paths: Sequence[Path]) -> None:
+        """On the spool's own thread: remove those of which nothing is known."""
+        known = {entry.path for entry in list(self._entries.values())}
+        for path in paths:
+            if path not in known:
+                _unlink(path)
 
     def _move(self, id: int, entry: Entry) -> None:
         """On the spool's own thread. A full disk leaves the state where it is."""

@@ -121,6 +121,22 @@ def test_a_folder_of_somebody_else_holds_nobody_up(places: tuple[Path, Path]) ->
     assert [p.name for p in places[0].iterdir()] == ["world-explorer-trap"]
 
 
+def test_what_a_lost_engine_told_nobody_of_is_removed(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=2 * SIZE, disk=10 * SIZE)
+    busy = threading.Event()
+    spool.later(busy.wait)
+    timeline = fly(spool, Timeline(), 6)  # some of these are still to be moved
+    for name in ("7.world", "8.world.1.part"):
+        (spool.folder / name).write_bytes(b"x" * SIZE)
+    spool.tidy()
+    (spool.folder / "9.world").write_bytes(b"y" * SIZE)  # of the next engine
+    busy.set()
+    spool.later(lambda: None).result()
+    assert {p.name for p in spool.folder.iterdir()} == {"4.world", "5.world", "9.world", "lock"}
+    assert all(spool.entry(id).path.read_bytes() == bytes([id]) * SIZE for id in timeline.moments)
+    spool.close()
+
+
 def test_an_end_does_not_wait_for_moves_that_have_not_begun(places: tuple[Path, Path]) -> None:
     spool = Spool(memory=2 * SIZE, disk=10 * SIZE)
     busy = threading.Event()
