@@ -121,7 +121,8 @@ class Cockpit:
         }
 
     def _refresh(self, now: float) -> None:
-        self._refreshes.add(now, flying=self.session.stats.first_frame_at is not None)
+        flying = not self.choosing and self.session.stats.first_frame_at is not None
+        self._refreshes.add(now, flying=flying)
         for action in self.window.pump(flying=not self.choosing, now=now):
             self._act(action, now)
         shown = self.session.tick(self.window.hands.steering, now=now)

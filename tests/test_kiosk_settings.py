@@ -59,6 +59,8 @@ MISTAKES = {
     '[watch]\naddress = "javascript:alert(1)"': "http",
     '[operator]\ntoken = "short"': "16 to 128",
     '[operator]\nhost = "a b"': "127.0.0.1",
+    '[operator]\nhost = "a..b"': "127.0.0.1",
+    f'[watch]\nhost = "{"a" * 64}.b"': "127.0.0.1",
     '[world]\nmodel = "sana-wm"\nprecision = "fp3"': "use bf16, fp8, nvfp4",
     '[world]\nprecision = "fp8"': "for --model sana-wm",
     "[log]\nfiles = 0": "1 to 100",
