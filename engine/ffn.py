@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from engine.config import ModelConfig
 from engine.layout import Layout
 from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
+from kernels.program import builds
 
 
 class Named(nn.Module):
@@ -47,7 +48,7 @@ class FFN(nn.Module):
         conv, frames = self.depth_conv.conv, h.unflatten(1, (-1, layout.tokens)).flatten(0, 1)
         assert conv.bias is not None
         form = gated_conv_plain
-        if h.is_cuda and h.dtype != torch.float64:
+        if h.dtype != torch.float64 and builds(h.device):
             form = gated_conv if torch.is_grad_enabled() else gated_conv_forward
         y = form(frames, weight=conv.weight, bias=conv.bias, grid=layout.grid)
         return _pointwise(y.unflatten(0, (x.shape[0], -1)).flatten(1, 2), self.point_conv.conv)

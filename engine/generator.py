@@ -25,7 +25,7 @@ class Generator:
     def __init__(
         self, model: WorldModel, *, levels: tuple[float, ...] | None = None, fast: bool = False
     ) -> None:
-        """fast: compile and capture chunks of the same shapes; on a GPU, for a model without memory channels."""
+        """fast: compile and capture the chunks of a full window; on a GPU, for a model without memory channels."""
         self.model = model
         self.config: ModelConfig = model.config
         self.levels = self.config.levels if levels is None else levels
@@ -134,7 +134,7 @@ class Generator:
             text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks or None, dtype=self.dtype
         )
         noise = noise.to(state.latent.device, torch.float32)
-        if self.steady is not None and self.steady.fits(given):
+        if self.steady is not None and self.steady.fits(state.blocks):
             x, finite, blocks = self.steady(noise, given)
         else:
             pinned = state.latent[:, :, None].float() if state.frame == 0 else None

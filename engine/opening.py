@@ -34,6 +34,7 @@ from engine.sana import SanaEngine, sana_spec
 from engine.setup import BF16, FP8_CAPABILITY, GB, Precision, Setup, Sizes, Tier, fitted, needs, tier_for
 from engine.state import StreamState
 from engine.vae import Vae
+from kernels.program import INSTALLED
 
 OnStep = Callable[[str], None]
 
@@ -248,7 +249,12 @@ def _wants_refiner(setup: Setup, tier: Tier, parts: Parts | None) -> bool:
 
 
 def require_formats(precision: Precision, where: torch.device) -> None:
-    """Refuse what the GPU cannot multiply."""
+    """Refuse what the GPU cannot multiply, or has no kernels for."""
+    if where.type == "cuda" and precision != BF16 and not INSTALLED:
+        raise ValueError(
+            "--precision other than bf16 needs Triton and a C compiler, which are not both here: "
+            "pip install triton and install gcc, or leave out --precision"
+        )
     if where.type != "cuda" or "fp8" not in (precision.world, precision.refiner):
         return
     if (found := torch.cuda.get_device_capability(where)) < FP8_CAPABILITY:

@@ -1,13 +1,12 @@
 """Latents to pictures on the host, some latent frames at a time: those that are finished travel while others are made.
 
-On a GPU by `engine.vae_fused`, elsewhere and where Triton is missing by `Vae.decode`.
+By `engine.vae_fused` where its kernels can be built, else by `Vae.decode`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from engine.vae import DecoderState, Vae, to_uint8
 from engine.vae_fused import rise, trunk, trunk_length
+from kernels.program import builds
 
 Part = tuple[Tensor, torch.cuda.Event | None]  # uint8 [P, Y, X, 3] on the host, and when it is there
 
@@ -45,7 +45,7 @@ class PictureDecoder:
             raise ValueError("this autoencoder looks ahead and cannot stream: decode the whole clip")
         self.vae, self.together = vae, together
         device = vae.latents_mean.device
-        self.fused = device.type == "cuda" and find_spec("triton") is not None
+        self.fused = builds(device)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.fused:
             for weight in vae.decoder.parameters():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from engine.codec import Codec
 from engine.config import MEMORY, CodecConfig, MemoryConfig, memory_channels
 from engine.memory import SpatialMemory, choose
 from engine.warp import Sources, Warped, warp
+from kernels.program import builds
 
 LOG_RANGE = 3.0  # log2 of magnification is kept within ±3
 AGE_SCALE = 0.25  # per doubling of the generation
@@ -22,8 +22,8 @@ Draw = Callable[..., Warped]
 
 
 def draw_on(device: torch.device) -> Draw:
-    """The warp for `device`: by kernels on a GPU that has Triton, else the one in torch."""
-    if device.type != "cuda" or find_spec("triton") is None:
+    """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch."""
+    if not builds(device):
         return warp
     from engine.warp_gpu import warp as kernels
 

@@ -33,7 +33,7 @@ def _require_form(name: str, value: Any, like: Any) -> None:
     if isinstance(value, tuple) and isinstance(like, tuple):
         if not value and name in (f"{ROOT}.blocks", f"{ROOT}.refiner.history"):
             return  # nothing was generated yet, or refined; `_require_sense` says whether that can be
-        if like and not isinstance(like[0], PLAIN):
+        if not all(isinstance(item, PLAIN) for item in (*value, *like)):
             if len(value) != len(like):
                 raise ValueError(f"{name} of the saved state has {len(value)} parts, this world {len(like)}")
             for i, (v, w) in enumerate(zip(value, like, strict=True)):

@@ -92,17 +92,20 @@ def form(value: V) -> V:
     return mapped(value, lambda x: torch.empty_like(x, device="meta"))
 
 
+def tensors(value: Any) -> list[Tensor]:
+    """All of its tensors, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [x for item in value for x in tensors(item)]
+    if is_dataclass(value):
+        return [x for f in fields(value) for x in tensors(getattr(value, f.name))]
+    return []
+
+
 def size(value: Any) -> int:
     """Bytes of all its tensors."""
-    total = 0
-
-    def count(x: Tensor) -> Tensor:
-        nonlocal total
-        total += x.nbytes
-        return x
-
-    mapped(value, count)
-    return total
+    return sum(x.nbytes for x in tensors(value))
 
 
 class _Reader:

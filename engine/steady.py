@@ -14,7 +14,6 @@ from engine.graphed import Graphed
 from engine.model import BlockForm, Given, WorldModel, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory
-from engine.window import visible_chunks
 from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
@@ -24,28 +23,21 @@ Passes = tuple[
 
 
 class SteadyChunk:
-    """Chunks once the window is full: the first is compiled and captured, all later ones are replayed."""
+    """Called for the chunks of a full window: the first is compiled and captured, all later ones are replayed."""
 
     def __init__(self, model: WorldModel, levels: tuple[float, ...]) -> None:
         self.model, self.levels = model, levels
         self._graphed = Graphed(self._compiled, eager=self._plain)
 
+    def fits(self, past: tuple[BlockState, ...]) -> bool:
+        """Whether what the blocks remember after the coming chunk has the shapes of what they do before it."""
+        held = [len(b.chunks) for b in past if isinstance(b.mixer, Keys)]
+        return bool(past) and all(n == self.model.config.window for n in held)
+
     @property
     def ready(self) -> bool:
         """Whether the steady chunk is captured."""
         return self._graphed.captured > 0
-
-    def fits(self, given: Given) -> bool:
-        """Whether the chunk after this one will have the same shapes: all chunks that it sees are as long."""
-        blocks = given.past or ()
-        block = next((b for b in blocks if isinstance(b.mixer, Keys)), None)
-        if block is None:
-            return bool(blocks)
-        config, length = self.model.config, given.layout.frames
-        seen = dict(zip(visible_chunks(block.index, config), block.chunks, strict=True)) | {
-            block.index: length
-        }
-        return tuple(seen[i] for i in visible_chunks(block.index + 1, config)) == block.chunks
 
     def __call__(self, noise: Tensor, given: Given) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
         """noise: [B, C, F, h, w] fp32. Returns latents like it, whether all numbers are finite, and the new state."""

@@ -17,7 +17,7 @@ from engine.graphed import Graphed
 from engine.memory import SpatialMemory, insert
 from engine.model import BlockForm, plain
 from engine.recall import Recalled, draw_on, frame_source, recall
-from engine.state import BlockState, Keys, StreamState
+from engine.state import BlockState, StreamState
 from engine.steady import Mixers, SteadyChunk, compiled
 
 
@@ -81,8 +81,7 @@ class WholeChunk:
 
     def fits(self, state: StreamState) -> bool:
         """Whether the state after the coming chunk has the shapes of that before it."""
-        held = [len(b.chunks) for b in state.blocks if isinstance(b.mixer, Keys)]
-        return bool(state.blocks) and all(n == self.generator.config.window for n in held)
+        return self._passes.fits(state.blocks)
 
     @property
     def ready(self) -> bool:

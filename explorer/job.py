@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +41,7 @@ def fingerprint(request: Mapping[str, Any]) -> str:
 
 
 class Job:
-    """The folder of one render."""
+    """The folder of one render. A part is encoded by a thread of its own while the next one is made."""
 
     def __init__(self, out: Path, *, request: str) -> None:
         """Open the job of the film `out`; its folder appears with the first part. ValueError for that of another request."""
@@ -57,7 +58,9 @@ class Job:
                 f"{self.folder} belongs to another render, or was made with other weights: "
                 "remove it, or name another --out"
             )
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any] | None = None  # counts once the part under way is written
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="film")
+        self._part: Future[None] | None = None  # under way
         self._saved_at, self._cost = time.monotonic(), 0.0
 
     def part(self, index: int) -> Path:
@@ -81,11 +84,30 @@ class Job:
             raise ValueError(f"{self.state} is damaged ({error}): remove {self.folder}") from error
 
     def keep(self, index: int, pictures: Sequence[Picture], state: Any, *, fps: float) -> None:
-        """Part `index` is done, and `state` comes after it."""
-        with _told(self.part(index)):
-            self._film(index, pictures, fps)
-        self._pending = index + 1, state
+        """Part `index` is made, and `state` comes after it. Returns while it is written, as soon as the one before is.
+
+        Nobody changes the pictures from here on. Raises ValueError where that one could not be written.
+        """
+        self._written()
         self._save_if_due()
+        # the part first: whatever interrupts this, a state never counts without the part before it
+        self._part = self._encoder.submit(self._film, index, pictures, fps)
+        self._pending = index + 1, state
+
+    def _written(self) -> None:
+        """Wait for the part under way. Without it the state after it is worth nothing: the saved one is older, and whole."""
+        if self._part is None:
+            return
+        error = self._part.exception()
+        if error is not None:
+            self._pending = None
+        self._part = None
+        if isinstance(error, OSError):
+            raise ValueError(
+                f"cannot write into {self.folder} ({error.strerror}): make room there"
+            ) from error
+        if error is not None:
+            raise error
 
     def _film(self, index: int, pictures: Sequence[Picture], fps: float) -> None:
         self._appear()
@@ -103,6 +125,7 @@ class Job:
 
     def hold(self, state: Any) -> None:
         """`state` is newer than what was kept, and no part is done."""
+        self._written()
         self._pending = 0, state
         with _told(self.folder):
             self._appear()
@@ -113,9 +136,10 @@ class Job:
             self.save()
 
     def save(self) -> None:
-        """Write the newest state, if it is not yet written."""
+        """Write the newest state, and before it the part that it comes after, if they are not yet written."""
         from engine.snapshot import flatten
 
+        self._written()
         if self._pending is None:
             return
         (done, state), begun = self._pending, time.monotonic()
@@ -128,6 +152,7 @@ class Job:
 
     def finish(self, parts: int) -> None:
         """Put the film together and remove the folder."""
+        self._written()
         with _told(self.out):
             joined(self.out, [self.part(i) for i in range(parts)])
         self._pending = None

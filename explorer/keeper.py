@@ -58,10 +58,11 @@ class Keeper:
             self._tell(Kept(flight=flight.id, index=flight.index - 1, path=Path(), size=0, seconds=0.0))
             return
         state, landed = self._leaving(flight.state)
+        leaving = replace(flight, state=state)
 
-        def write() -> None:
+        def write() -> None:  # holds nothing on the GPU, however long the disk takes
             landed()
-            self._write(replace(flight, state=state), count)
+            self._write(leaving, count)
 
         self._under_way.append(self._thread.submit(write))
 
@@ -108,14 +109,11 @@ class Keeper:
         def copied(x: Tensor) -> Tensor:
             if not x.is_cuda:
                 return x
+            x.record_stream(self._stream)  # its memory is not given away before it has left
             there = torch.empty_like(x, device="cpu", pin_memory=True)
             return there.copy_(x, non_blocking=True)
 
         with torch.cuda.stream(self._stream):
             host = mapped(state, copied)
             event = self._stream.record_event()
-
-        def landed(source: StreamState = state) -> None:  # which must live until then
-            event.synchronize()
-
-        return host, landed
+        return host, event.synchronize

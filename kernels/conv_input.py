@@ -12,12 +12,13 @@ Twins and oracles: `conv_input_plain`, `spread_plain`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -122,22 +123,12 @@ def _launch(
     width = 1 << (C - 1).bit_length()
     elements, warps = (SPREAD_ELEMENTS, SPREAD_WARPS) if spread else (ELEMENTS, WARPS)
     block = max(elements // width, 1)
-    _compiled()[(-(-(Y + 2) * (X + 2) // block), frames + TAIL, B)](
+    compiled(_conv_input, general=("F", "FIRST"))[(-(-(Y + 2) * (X + 2) // block), frames + TAIL, B)](
         y.contiguous(), bias, None if skip is None else skip.contiguous(),
         y if tail is None else tail.to(y.dtype).contiguous(), p, after, x, frames, Y, X, int(tail is None),
         C=C, WIDTH=width, BLOCK=block, NORM=norm, SPREAD=spread, num_warps=warps,
     )  # fmt: skip
     return ConvInput(p, after, x)
-
-
-@cache
-def _compiled() -> Any:
-    """The kernel below, once for any number of frames; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(_conv_input, do_not_specialize=["F", "FIRST"])
 
 
 def _conv_input(

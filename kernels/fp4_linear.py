@@ -8,13 +8,13 @@ rounding. Twin and oracle: `fp4_linear_plain`.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kernels.fp4 import Fp4, dequantise
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -45,7 +45,7 @@ def _fp4_linear(x: Tensor, packed: Tensor, scale: Tensor, whole: Tensor, bias: T
     y = x.new_empty(M, N)
     programs = -(-M // TILE["BM"]) * -(-N // TILE["BN"])
     biases = whole if bias is None else bias.contiguous()
-    _compiled()[(programs,)](
+    compiled(_product)[(programs,)](
         x,
         packed,
         scale.view(torch.uint8),
@@ -64,16 +64,6 @@ def _fp4_linear(x: Tensor, packed: Tensor, scale: Tensor, whole: Tensor, bias: T
 @_fp4_linear.register_fake
 def _(x: Tensor, packed: Tensor, scale: Tensor, whole: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], packed.shape[0])
-
-
-@cache
-def _compiled() -> Any:
-    """The kernel; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(_product)
 
 
 def _product(

@@ -5,13 +5,13 @@ Exact: e2m1·e4m3·g has six significant bits. One program per part of a row. Tw
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kernels.fp4 import Fp4
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -32,23 +32,15 @@ def fp4_unpack(w: Fp4, *, dtype: torch.dtype) -> Tensor:
 def _fp4_unpack(packed: Tensor, scale: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
     w = _place(packed, scale, whole, dtype)
     N, K = w.shape
-    _compiled()[(N, -(-K // PART))](packed, scale.view(torch.uint8), whole, w, K=K, PART=PART, num_warps=4)
+    compiled(_unpack)[(N, -(-K // PART))](
+        packed, scale.view(torch.uint8), whole, w, K=K, PART=PART, num_warps=4
+    )
     return w
 
 
 @_fp4_unpack.register_fake
 def _place(packed: Tensor, scale: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
     return packed.new_empty(packed.shape[0], 2 * packed.shape[1], dtype=dtype)
-
-
-@cache
-def _compiled() -> Any:
-    """The kernel; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(_unpack)
 
 
 def _unpack(packed, scale, whole, w, K: tl.constexpr, PART: tl.constexpr):

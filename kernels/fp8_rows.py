@@ -8,11 +8,12 @@ One program per row, which is read once. Twin and oracle: `fp8_rows_plain`.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -42,23 +43,13 @@ def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     v, s = _places(x)
     width = x.shape[1]
     block = 1 << (width - 1).bit_length()
-    _compiled()[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
+    compiled(_rows)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
     return v, s
 
 
 @_fp8_rows.register_fake
 def _places(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[0], 1, dtype=torch.float32)
-
-
-@cache
-def _compiled() -> Any:
-    """The kernel; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(_rows)
 
 
 def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):

@@ -9,12 +9,13 @@ with three frames. Sums are fp32, a has the dtype of h. Twin and oracle: `gated_
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -54,7 +55,7 @@ def _gated_conv_forward(a: Tensor, weight: Tensor, bias: Tensor, rows: int, colu
     sizes |= dict(BLOCK=READ_BLOCK, CHANNELS=READ_CHANNELS, num_warps=READ_WARPS)
     y = a.new_empty(*a.shape[:2], a.shape[2] // 2)
     programs = (-(-a.shape[1] // READ_BLOCK), -(-a.shape[2] // 2 // READ_CHANNELS), a.shape[0])
-    _compiled("_gated")[programs](a, weight.contiguous(), bias, y, **sizes)
+    compiled(_gated)[programs](a, weight.contiguous(), bias, y, **sizes)
     return y
 
 
@@ -72,7 +73,7 @@ def _gated_conv(h: Tensor, taps: Tensor, bias: Tensor, rows: int, columns: int) 
     """h: [R, N, 2M].  taps: [9, 2M].  Returns y [R, N, M] and a."""
     h = h.contiguous()
     y, a = h.new_empty(*h.shape[:2], h.shape[2] // 2), torch.empty_like(h)
-    _compiled("_forward")[_programs(h)](
+    compiled(_forward)[_programs(h)](
         h, taps.contiguous(), bias.contiguous(), a, y, **_sizes(h, rows, columns)
     )
     return y, a
@@ -95,7 +96,7 @@ def _gated_conv_back(
     """Gradients of h, and those of taps [R, 9, 2M] and bias [R, 2M] frame by frame."""
     h, a, dy = h.contiguous(), a.contiguous(), dy.contiguous()
     dc, (dh, dtaps, dbias) = torch.empty_like(h), _gradients(h)
-    _compiled("_backward")[_programs(h)](
+    compiled(_backward)[_programs(h)](
         h, a, taps.contiguous(), bias.contiguous(), dy, dc, dh, dtaps, dbias, **_sizes(h, rows, columns)
     )
     return dh, dtaps, dbias
@@ -143,16 +144,6 @@ def _sizes(h: Tensor, rows: int, columns: int) -> dict[str, Any]:
     return dict(
         ROWS=rows, COLUMNS=columns, M=h.shape[2] // 2, BLOCK=BLOCK, CHANNELS=CHANNELS, num_warps=WARPS
     )
-
-
-@cache
-def _compiled(name: str) -> Any:
-    """A kernel below by name; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(globals()[name])
 
 
 def _forward(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.gdn_programs import compiled
+from kernels.program import builds
 
 BLOCK = 32  # tokens per step of a program
 WARPS, WARPS_BACK = 4, 4  # of the kernels that run over tokens
@@ -57,11 +58,11 @@ def gdn_chunk(
 def suits(x: Tensor, *, width: int, chunks: tuple[int, ...]) -> bool:
     """Whether `gdn_chunk` can stand in for `gdn_scan`, for heads of `width` and where x is."""
     return (
-        x.is_cuda
-        and x.dtype != torch.float64
+        x.dtype != torch.float64
         and len(chunks) > 1
         and max(chunks) == 1
         and width in (16, 32, 64, 128)
+        and builds(x.device)
     )
 
 

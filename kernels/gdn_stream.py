@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels.gdn_stream_programs import READ, RECURRENCE, WRITTEN
-from kernels.program import INSTALLED, compiled
+from kernels.program import builds, compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +85,11 @@ def streams(x: Tensor, *, width: int, chunks: tuple[int, ...]) -> bool:
     width: of heads.  Models in fp32 stay with torch, whose fp32 products are as good.
     """
     return (
-        x.is_cuda
-        and x.dtype in (torch.bfloat16, torch.float16)
+        x.dtype in (torch.bfloat16, torch.float16)
         and len(chunks) == 1
         and width <= 128
         and not torch.is_grad_enabled()
-        and INSTALLED
-        and torch.cuda.get_device_properties(x.device).major >= 8
+        and builds(x.device)
     )
 
 

@@ -18,24 +18,26 @@ INSTALLED = find_spec("triton") is not None and (
 )
 
 
+def builds(device: torch.device) -> bool:
+    """Whether kernels can be built for a device: a GPU from Ampere on, the first with bfloat16."""
+    return device.type == "cuda" and INSTALLED and torch.cuda.get_device_properties(device).major >= 8
+
+
 def suits(x: Tensor) -> bool:
-    """Whether a kernel without gradients can stand in for plain torch where x is: a GPU from Ampere on."""
-    return (
-        x.is_cuda
-        and x.dtype != torch.float64
-        and not torch.is_grad_enabled()
-        and INSTALLED
-        and torch.cuda.get_device_properties(x.device).major >= 8
-    )
+    """Whether a kernel without gradients can stand in for plain torch where x is."""
+    return x.dtype != torch.float64 and not torch.is_grad_enabled() and builds(x.device)
 
 
 @cache
-def compiled(program: Callable[..., Any], *parts: Callable[..., Any]) -> Any:
-    """The kernel of `program`, a function that uses Triton's language as `tl` and calls `parts`, which do the same."""
+def compiled(program: Callable[..., Any], *parts: Callable[..., Any], general: tuple[str, ...] = ()) -> Any:
+    """The kernel of `program`, a function that uses Triton's language as `tl` and calls `parts`, which do the same.
+
+    general: arguments that are numbers and serve with any value as they are, in one kernel.
+    """
     import triton
     import triton.language
 
     names = program.__globals__
     names["tl"] = triton.language
     names.update({part.__name__: compiled(part) for part in parts})
-    return triton.jit(program)
+    return triton.jit(program, do_not_specialize=list(general))

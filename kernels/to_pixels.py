@@ -6,11 +6,12 @@ release does. Twin and oracle: `to_pixels_plain`.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from kernels.program import compiled
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -30,20 +31,10 @@ def to_pixels(y: Tensor, *, bias: Tensor, patch: int) -> Tensor:
     B, P, h, w, _ = y.shape
     out = torch.empty(B, P, h * patch, w * patch, 3, dtype=torch.uint8, device=y.device)
     line = w * patch * 3
-    _compiled()[(-(-line // BLOCK), h * patch, B * P)](
+    compiled(_to_pixels)[(-(-line // BLOCK), h * patch, B * P)](
         y.contiguous(), bias, out, w, PATCH=patch, BLOCK=BLOCK, num_warps=WARPS
     )
     return out
-
-
-@cache
-def _compiled() -> Any:
-    """The kernel below; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    return triton.jit(_to_pixels)
 
 
 def _to_pixels(y, bias, out, w, PATCH: tl.constexpr, BLOCK: tl.constexpr):

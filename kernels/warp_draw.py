@@ -7,17 +7,17 @@ each source and samples the cheapest one. Definition, twin and oracle: `engine.w
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from kernels.program import compiled
+
 if TYPE_CHECKING:
     import triton.language as tl
 
 BLOCK, WARPS = 256, 4  # pixels of a program
-HELPERS = ("_projected", "_extent", "_tap")  # called by the programs
 
 
 def warp_draw(
@@ -51,29 +51,17 @@ def warp_draw(
     blocks = -(-Y * X // BLOCK)
     z = torch.full((B, V, Y, X), -1.0, device=device)
     wide = torch.empty_like(z)
-    _compiled("_splat")[(B * S, blocks)](
+    compiled(*SPLAT)[(B * S, blocks)](
         inverse_depth, index, there, z.view(torch.int32), **sizes, SHARE=edge[0], STEP=edge[1], **launch
     )
-    _compiled("_widen")[(B * V, blocks)](z, wide, Y=Y, X=X, BLOCK=BLOCK, num_warps=WARPS)
+    compiled(*WIDEN)[(B * V, blocks)](z, wide, Y=Y, X=X, BLOCK=BLOCK, num_warps=WARPS)
     color = torch.empty(B, V, Y, X, 3, device=device)
     magnification = torch.empty(B, V, Y, X, device=device)
     mask, age = (torch.empty(B, V, Y, X, dtype=torch.uint8, device=device) for _ in range(2))
-    _compiled("_draw")[(B * V, blocks)](
+    compiled(*DRAW)[(B * V, blocks)](
         wide, rgb, inverse_depth, generation, index, back, lens, color, mask, magnification, age, **sizes, **launch
     )  # fmt: skip
     return color, mask, magnification, age
-
-
-@cache
-def _compiled(name: str) -> Any:
-    """A kernel or helper below by name; only here is Triton imported."""
-    import triton
-    import triton.language
-
-    globals()["tl"] = triton.language
-    if name not in HELPERS:
-        globals().update({helper: _compiled(helper) for helper in HELPERS})
-    return triton.jit(globals()[name])
 
 
 def _projected(m, x, y, d):
@@ -201,3 +189,7 @@ def _draw(
     tl.store(mask + at, known.to(tl.uint8), mask=live)
     tl.store(magnification + at, best_size, mask=live)
     tl.store(age + at, tl.minimum(best_age, 255).to(tl.uint8), mask=live)
+
+
+# Each with the functions that it calls
+SPLAT, WIDEN, DRAW = (_splat, _projected, _extent), (_widen, _extent), (_draw, _projected, _extent, _tap)

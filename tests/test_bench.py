@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from engine.bench import kernels as bench_kernels
-from engine.bench.cases import CASES, VIEWS, Case, Shape
+from engine.bench.cases import VIEWS, Case, Shape
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
-from engine.bench.memory import tensors
+from engine.bench.kernels import ALL
 from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec
 from engine.ltx2 import LTX2_REFINER, LTX2_VAE
+from engine.snapshot import tensors
 from explorer.app import main
 from explorer.bench.compare import alternate
 from explorer.bench.part import Codec as CodecPart
@@ -143,7 +144,7 @@ def test_parts_of_sana_wm(
 def test_all_goals_are_of_rows_that_are_measured() -> None:
     named = {"stage 1", "60 s clip, stage 1", "codec", "refiner", "pocket", "stage 1 + codec"}
     assert set(GOALS) == named | {"stage 1 + codec + refiner", "GDN main branch"}
-    assert "GDN main branch" in {case.name for case in CASES}
+    assert "GDN main branch" in {case.name for case in ALL}
 
 
 def test_a_long_flight_is_drawn(tmp_path: Path) -> None:
@@ -175,13 +176,13 @@ def tiny(case: Case) -> Case:
 
 def test_kernels() -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
-    found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in CASES))
-    assert [row.name for row in found.rows][::2] == [case.name for case in CASES]
+    found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in ALL))
+    assert [row.name for row in found.rows][::2] == [case.name for case in ALL]
     assert all(row.work is not None and row.work.bytes > 0 for row in found.rows)
     assert not found.comparable
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: Case) -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
     inputs = case.inputs(tiny(case).shape, DEVICE, torch.float32)
@@ -189,7 +190,7 @@ def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: Case) -> None
         ours, plain = (tensors((form(**inputs),)) for form in (case.kernel, case.twin))
     assert len(ours) == len(plain)
     for a, b in zip(ours, plain, strict=True):
-        assert float((a.double() - b).norm() / b.double().norm().clamp_min(1)) < 1e-3
+        assert float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1)) < 1e-3
 
 
 def test_pocket_and_its_file(

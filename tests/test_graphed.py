@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from engine.graphed import Graphed, put_together, take_apart
 from engine.model import WorldModel
 from engine.random_weights import random_module
 from engine.sana import SanaEngine
+from engine.state import StreamState
+from engine.steady import SteadyChunk
 from tests.flights import distance
 from tests.tiny_sana import SIZES, exact_engine, forward_lens
 
@@ -97,22 +101,20 @@ def flown(engine: SanaEngine, generator: Generator, chunks: int) -> list[Tensor]
     return out
 
 
-def test_only_chunks_of_a_full_window_are_steady() -> None:
-    """Chunk 0 holds one frame more, chunk 1 sees only it, and all later ones see it and the chunk before."""
-    engine, fits = exact_engine(), list[bool]()
-    steady = Generator(engine.generator.model, fast=True).steady
-    assert steady is not None
-    chunk = engine.start(
-        np.zeros((64, 96, 3), np.uint8), pose=Pose(), intrinsics=forward_lens(engine), seed=0
-    )
+def shapes(state: StreamState) -> Hashable:
+    return take_apart(tuple(replace(b, index=0) for b in state.blocks), [])
+
+
+def test_a_chunk_is_steady_once_it_leaves_the_shapes_that_it_found() -> None:
+    """Only then does a graph of it serve the chunk after."""
+    engine = exact_engine()
+    lens, steady = forward_lens(engine), SteadyChunk(engine.generator.model, engine.generator.levels)
+    grey = np.full((engine.spec.height, engine.spec.width, 3), 90, np.uint8)
+    states = [engine.start(grey, pose=Pose(), intrinsics=lens, seed=3).state]
     for _ in range(5):
-        poses, state = [Pose()] * engine.spec.chunk_frames, chunk.state
-        cond, _ = engine.condition(state, pose_tensor(poses), forward_lens(engine))
-        given = engine.generator.model.given(
-            text=state.text, text_mask=None, cond=cond, past=state.blocks or None, dtype=torch.float32
-        )
-        fits.append(steady.fits(given))
-        chunk = engine.step(state, poses, intrinsics=forward_lens(engine))
+        states.append(engine.step(states[-1], [Pose()] * engine.spec.chunk_frames, intrinsics=lens).state)
+    fits = [steady.fits(s.blocks) for s in states[:-1]]
+    assert fits == [shapes(a) == shapes(b) for a, b in pairwise(states)]
     assert fits == [False, False, True, True, True]
 
 

@@ -416,6 +416,13 @@ def test_precision_is_read_and_wrong_ones_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     gpu = torch.device("cuda")
+    monkeypatch.setattr(opening, "INSTALLED", False)
+    opening.require_formats(parse_precision("bf16"), gpu)
+    opening.require_formats(parse_precision("nvfp4"), torch.device("cpu"))
+    for text in ("fp8", "bf16/nvfp4"):
+        with pytest.raises(ValueError, match="needs Triton and a C compiler"):
+            opening.require_formats(parse_precision(text), gpu)
+    monkeypatch.setattr(opening, "INSTALLED", True)
     with pytest.raises(
         ValueError, match=r"needs a GPU of compute capability 8\.9 .* A100 has 8\.0: use nvfp4"
     ):

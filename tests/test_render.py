@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -95,7 +97,9 @@ def test_a_killed_render_goes_on_too(here: Path) -> None:
 
 def test_another_request_does_not_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
-    Job(Path("a.mp4"), request=fingerprint({"seed": 4})).keep(0, [hills(0)], anchor, fps=16)
+    other = Job(Path("a.mp4"), request=fingerprint({"seed": 4}))
+    other.keep(0, [hills(0)], anchor, fps=16)
+    other.save()
     assert main([*LINE.split(), "--out", "a.mp4"]) == 2
     assert "belongs to another render" in capsys.readouterr().err
     Path("a.mp4.job/job.json").write_text("[]")
@@ -128,27 +132,95 @@ def test_a_folder_without_its_request_gets_one(tmp_path: Path) -> None:
     (tmp_path / "a.mp4.job").mkdir()
     job = Job(tmp_path / "a.mp4", request="x")
     job.keep(0, [hills(0)], anchor, fps=16)
+    job.save()
     with pytest.raises(ValueError, match="belongs to another render"):
         Job(tmp_path / "a.mp4", request="y")
 
 
-@pytest.mark.parametrize("refused", ["hold", "finish"])
-def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path, refused: str) -> None:
+def test_a_state_without_a_place_is_one_sentence(tmp_path: Path) -> None:
     anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
-    place = tmp_path / "place"
-    place.mkdir()
-    job = Job(place / "a.mp4", request="x")
-    if refused == "hold":
-        place.rmdir()
-        place.touch()  # no folder can be made in it
-        with pytest.raises(ValueError, match=r"cannot write .*a\.mp4\.job .*: make room there"):
-            job.hold(anchor)
-    else:
-        job.keep(0, [hills(0)], anchor, fps=16)
-        (place / "a.mp4.part").mkdir()
-        with pytest.raises(ValueError, match=r"cannot write .*a\.mp4 "):
-            job.finish(1)
-        assert job.part(0).exists()
+    (tmp_path / "place").touch()  # no folder can be made in it
+    job = Job(tmp_path / "place" / "a.mp4", request="x")
+    with pytest.raises(ValueError, match=r"cannot write .*a\.mp4\.job .*: make room there"):
+        job.hold(anchor)
+
+
+class SlowPictures(tuple[np.ndarray, ...]):
+    """Pictures of a part that is not written before `go`."""
+
+    go: threading.Event
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        assert self.go.wait(30)
+        return super().__iter__()
+
+
+def slow(*pictures: np.ndarray) -> SlowPictures:
+    made = SlowPictures(pictures)
+    made.go = threading.Event()
+    return made
+
+
+def place(x: float) -> Anchor:
+    return Anchor(pose=x * torch.eye(4)[None], camera=torch.eye(4)[None])
+
+
+def test_a_part_is_written_while_the_next_one_is_made(tmp_path: Path) -> None:
+    """`keep` comes back before the part is there; the state after it does not count before it is."""
+    job, pictures = Job(tmp_path / "a.mp4", request="x"), slow(hills(0), hills(1))
+    job.keep(0, pictures, place(1), fps=16)
+    assert not job.part(0).exists()
+    saving = threading.Thread(target=job.save)
+    saving.start()
+    saving.join(0.1)
+    assert saving.is_alive()
+    assert not job.state.exists()
+    pictures.go.set()
+    saving.join()
+    assert len(decoded(job.part(0))) == 2
+    found = Job(tmp_path / "a.mp4", request="x").resume(Anchor)
+    assert found is not None
+    assert found[0] == 1
+    assert torch.equal(found[1].pose, place(1).pose)
+
+
+def test_only_one_part_waits(tmp_path: Path) -> None:
+    job, pictures = Job(tmp_path / "a.mp4", request="x"), slow(hills(0))
+    job.keep(0, pictures, place(1), fps=16)
+    keeping = threading.Thread(target=job.keep, args=(1, [hills(1)], place(2)), kwargs={"fps": 16})
+    keeping.start()
+    keeping.join(0.1)
+    assert keeping.is_alive()
+    pictures.go.set()
+    keeping.join()
+    job.finish(2)
+    assert not job.folder.exists()
+    assert len(decoded(tmp_path / "a.mp4")) == 2
+
+
+def test_a_part_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    """Said once; what was saved before stays, and what came after the lost part does not count."""
+    job = Job(tmp_path / "a.mp4", request="x")
+    job.keep(0, [hills(0)], place(1), fps=16)
+    job.save()
+    (job.folder / "part.tmp.mp4").mkdir()
+    job.keep(1, [hills(1)], place(2), fps=16)
+    with pytest.raises(ValueError, match=r"cannot write into .*a\.mp4\.job .*: make room there"):
+        job.keep(2, [hills(2)], place(3), fps=16)
+    job.save()
+    again = Job(tmp_path / "a.mp4", request="x")
+    found = again.resume(Anchor)
+    assert found is not None
+    assert found[0] == 1
+    (job.folder / "part.tmp.mp4").rmdir()
+    for i in (1, 2):
+        again.keep(i, [hills(i)], place(1 + i), fps=16)
+    (tmp_path / "a.mp4.part").mkdir()
+    with pytest.raises(ValueError, match=r"cannot write .*a\.mp4 .*: make room there"):
+        again.finish(3)
+    (tmp_path / "a.mp4.part").rmdir()
+    again.finish(3)
+    assert len(decoded(tmp_path / "a.mp4")) == 3
 
 
 @pytest.mark.window

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -199,6 +201,32 @@ def test_large_states_are_written_beside_the_flight(engine: SanaEngine, tmp_path
     back = open_flight(told[-1].path, engine, id=2, used=Steering())
     one, two = (engine.step(s, walk(2), intrinsics=LENS) for s in (states[2], back.state))
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(one.frames, two.frames, strict=True))
+
+
+@pytest.mark.gpu
+def test_the_gpu_lets_go_of_a_state_before_it_is_written(tmp_path: Path) -> None:
+    """The disk may take longer than a chunk."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    engine = open_sana(SETUP, device="cuda")
+    writing, go = threading.Event(), threading.Event()
+
+    def tell(kept: Kept) -> None:
+        writing.set()
+        assert go.wait(30)
+
+    state = engine.start(hills(0, SIZES.width, SIZES.height), pose=Pose(), intrinsics=LENS).state
+    flight = Flight(id=1, intrinsics=LENS, state=state, pilot=PilotState(Pose()), used=Steering(), index=1)
+    there, latent = weakref.ref(state.latent), state.latent.cpu()
+    keeper = Keeper((tmp_path,), engine, tell=tell, each=0)
+    keeper.keep(flight)
+    del flight, state
+    assert writing.wait(30)
+    assert there() is None
+    go.set()
+    keeper.finish()
+    (file,) = tmp_path.glob("*.world")
+    assert np.array_equal(container.read(file)[0]["state.latent"], latent.numpy())
 
 
 def walk(chunk: int) -> list[Pose]:

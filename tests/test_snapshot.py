@@ -128,6 +128,11 @@ def test_a_sana_state_that_does_not_hold_together_is_refused(sana: SanaEngine) -
         numbers = {n: v for n, v in record["numbers"].items() if not n.startswith(part)}
         with pytest.raises(ValueError, match="the saved state has no"):
             restore(less, {**record, "numbers": numbers}, **form(sana))
+    here = form(sana)
+    assert here["like"].refiner is not None
+    here["like"] = replace(here["like"], refiner=replace(here["like"].refiner, history=()))
+    with pytest.raises(ValueError, match=r"refiner\.history of the saved state has 2 parts, this world 0"):
+        restore(arrays, record, **here)
 
 
 def test_axes_keep_their_order_in_memory() -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from engine.bench.memory import tensors
 from engine.camera import Intrinsics, Pose
 from engine.codec import Codec
 from engine.config import WORLDS
 from engine.engine import Engine
 from engine.graphed import put_together, take_apart
 from engine.model import WorldModel
+from engine.snapshot import tensors
 from engine.state import Keys, StreamState
 from engine.whole import Past, WholeChunk, timeless
 from tests.flights import distance

@@ -1,4 +1,4 @@
-"""What every kernel of the project is measured with: shapes, inputs, plain form. A new kernel gets a case."""
+"""What kernels are measured with: shapes, inputs, plain form. A new kernel gets a case."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+
+from engine.snapshot import tensors
 
 
 def begin_peak(device: torch.device) -> None:
@@ -39,17 +39,6 @@ def held(device: torch.device) -> int:
     except OSError:
         return peak(device)
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def tensors(value: object) -> list[Tensor]:
-    """All tensors of a state."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple):
-        return [t for v in value for t in tensors(v)]
-    if is_dataclass(value):
-        return [t for f in fields(value) for t in tensors(getattr(value, f.name))]
-    return []
 
 
 def size(*values: object) -> int:
