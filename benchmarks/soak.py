@@ -32,11 +32,15 @@ class Soak:
     """How long, and where to."""
 
     minutes: float = 60.0
-    """of flight, at most 60"""
+    """of flight, 4 to 60"""
     out: Path = Path("soak")
     """folder for stats.json and memory.csv"""
     size: str = "1280x800"
     """of the window"""
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.minutes <= 60:
+            raise ValueError(f"--minutes {self.minutes:g} is out of range: use 4 to 60")
 
 
 @dataclass(frozen=True, slots=True)

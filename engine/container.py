@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from engine.config import WORLDS
+
 KIND = "flight"
 FORMAT = "1"
 LARGEST = 16 << 30  # bytes of a file: beyond it nothing is read; a sana-wm with its refiner has up to 10e9
@@ -88,8 +90,9 @@ def weights_hash(folder: Path) -> str:
 def require_same_world(path: Path, record: Mapping[str, Any], *, world: str, weights: str) -> None:
     """Raises ValueError where a flight was made by another model, or by other weights of the same."""
     if record.get("world") != world:
-        other = str(record.get("world"))[:40]
-        raise ValueError(f"{path} was flown in {other!r}, not in {world!r}: open it with --model {other}")
+        other = record.get("world")
+        way = f"open it with --model {other}" if other in tuple(WORLDS) else "this program has no such world"
+        raise ValueError(f"{path} was flown in {str(other)[:40]!r}, not in {world!r}: {way}")
     if record.get("weights") != weights:
         raise ValueError(
             f"{path} was flown with other weights of {world}: open it with the program version that saved it"

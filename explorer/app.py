@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import sys
@@ -16,7 +17,13 @@ from types import FrameType
 from typing import TypeVar
 
 Options = TypeVar("Options")
-STAGES = ("all", "codec", "world", "long", "distill")  # of training, in their order
+STAGES = {  # of training, in their order
+    "all": "everything below, one after the other",
+    "codec": "pictures to latents and back",
+    "world": "the model, on rendered flights",
+    "long": "the same, on its own flights as context",
+    "distill": "the same, in few steps, against a judge",
+}
 BOX = " │╭╮╰╯─"  # what tyro frames its messages with
 
 FIRST_WORDS = """\
@@ -40,16 +47,26 @@ More:
                                   the same, larger and slower; Ctrl-C and go on later
   explorer doctor                 what this machine can run
   explorer download sana-wm       NVIDIA's large model, for a large GPU
-  explorer train codec|world|long|distill
-                                  train the built-in world yourself
+  explorer evaluate               how true the built-in world is
+  explorer train all              train the built-in world yourself; explorer train --help: its stages
   explorer bench pocket           how fast this machine is; explorer bench --help: all parts
   explorer COMMAND --help         all that a command can do
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 141 where nobody listens."""
+    try:
+        try:
+            return _carried_out(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as `head` leaves: what is still to be said goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _carried_out(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(FIRST_WORDS, end="")  # noqa: T201 -- this is what was asked for
         return 0
@@ -101,6 +118,10 @@ def options(kind: type[Options], arguments: Sequence[str], program: str) -> Opti
 def _sentence(told: str) -> str:
     """What the parser's framed message says, without frame, title and repetition."""
     words = " ".join(line.strip(BOX) for line in told.splitlines()[1:])
+    if number := re.search(
+        r"Error parsing (--[\w-]+): (?:invalid literal|could not convert)[^']*'(.*?)'", words
+    ):
+        return f"{number[1]} cannot be '{number[2]}'"
     words = re.sub(r"Error parsing [^:]*: |─{3,}|-{3,}|For full helptext.*", "", words)
     if value := re.search(r"instantiated from \['(.*?)'\].*?(--[\w-]+)", words):
         return f"{value[2]} cannot be '{value[1]}'"
@@ -146,6 +167,10 @@ def _kiosk(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     what, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if what in ("-h", "--help"):
+        lines = [f"  explorer train {name:<8} {does}" for name, does in STAGES.items()]
+        _say("\n".join(["Train one of", *lines, "explorer train STAGE --help says more."]))
+        return 0
     if what not in STAGES:
         raise ValueError(
             f"there is nothing '{what}' to train: use explorer train with one of {', '.join(STAGES)}"
@@ -160,10 +185,12 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    from engine.measure.command import Evaluation, evaluate
+    from engine.measure.evaluation import Evaluation
     from explorer.assets import assets_folder
 
     chosen = options(Evaluation, arguments, "explorer evaluate")
+    from engine.measure.command import evaluate
+
     evaluate(chosen if chosen.assets else replace(chosen, assets=assets_folder() / "pocket"))
     return 0
 

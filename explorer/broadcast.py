@@ -150,7 +150,7 @@ class Broadcast:
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
     def start(self) -> None:
-        """Listen. Raises OSError where the port is taken or the address is not this machine's."""
+        """Listen. Raises OSError where the port is taken or the address is not this machine's, or no address."""
         self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._ready.wait()
@@ -201,6 +201,9 @@ class Broadcast:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             try:
                 runner.run(self._main())
+            except UnicodeError as error:
+                self._failure = OSError(f"{self.config.host} is no address")
+                self._failure.__cause__ = error
             except OSError as error:
                 self._failure = error
             finally:

@@ -16,12 +16,12 @@ from explorer.bindings import labels
 from explorer.controls import Hands
 from explorer.deck import Deck
 from explorer.display import Display
-from explorer.flightlog import Header
+from explorer.filming import Filming
 from explorer.gallery import GalleryPainter, Grid
 from explorer.pacer import Shown
 from explorer.paint import Brush
-from explorer.recorder import Picture, save_png, stamped
-from explorer.recording import BackgroundRecording, Films, Takes
+from explorer.recorder import save_png, stamped
+from explorer.recording import Films
 from explorer.refresh import Beat, Refreshes
 from explorer.reproject import View, shown_lens
 from explorer.session import Session
@@ -69,12 +69,10 @@ class Cockpit:
         self.running = True
         self.keys = labels(window.settings.keys)
         self.show_help, self.show_figures, self.raw = False, window.settings.hud.figures, False
-        self.films = films or Films()
-        self.recording: BackgroundRecording | None = None
-        self._saving: list[BackgroundRecording] = []  # stopped, and not yet wholly on the disk
+        self.filming = Filming(films or Films(), say=say, done=self._filmed)
         self._toast = Toast("", 0.0)
         self._still: View | None = None  # of the scene's own picture, until there is a frame
-        self.deck = Deck(window, session, self.display, tell=self._tell)
+        self.deck = Deck(window, session, self.display, tell=self._tell, folder=self.filming.films.folder)
         self._leave_until = 0.0  # a second Esc before this leaves
         self._begun = 0.0
         self._steps = Steps()  # of start-up
@@ -95,12 +93,7 @@ class Cockpit:
     def close(self) -> None:
         """Finish the recording and say how it went; the rest belongs to others."""
         self.deck.close()
-        if self.recording is not None:
-            self._stop_recording()
-        if any(not recording.finished for recording in self._saving):
-            self.say("finishing the recording")
-        for recording in self._saving:
-            self._tell_of(recording)
+        self.filming.close()
         stats = self.session.stats
         if stats.first_frame_at is not None and stats.frame is not None:
             self.say(
@@ -128,7 +121,8 @@ class Cockpit:
         }
 
     def _refresh(self, now: float) -> None:
-        self._refreshes.add(now, flying=self.session.stats.first_frame_at is not None)
+        flying = not self.choosing and self.session.stats.first_frame_at is not None
+        self._refreshes.add(now, flying=flying)
         for action in self.window.pump(flying=not self.choosing, now=now):
             self._act(action, now)
         shown = self.session.tick(self.window.hands.steering, now=now)
@@ -138,12 +132,12 @@ class Cockpit:
         if not self.choosing:
             self._look(shown, now)
         self._panels(now)
-        filming = self.recording is not None and not self.choosing and bool(shown)
-        window = self.display.draw(begun=begun, read=filming and self.films.hud)
+        filming = self.filming.frames is not None and not self.choosing and bool(shown)
+        window = self.display.draw(begun=begun, read=filming and self.filming.films.hud)
         self.session.stats.latency.presented(time.perf_counter())
         if filming:
-            self._film([item.frame for item in shown], window)
-        self._saved()
+            self.filming.add([item.frame for item in shown], window)
+        self.filming.saved()
 
     def _look(self, shown: Sequence[Shown], now: float) -> None:
         """Draw the newest frame from where the pilot is; while time runs backwards the deck shows what was."""
@@ -182,7 +176,7 @@ class Cockpit:
             "zoom_out": lambda: self._take(self.window.hands.zoomed(-1, now=now)),
             "gallery": self._gallery,
             "restart": self._restart,
-            "record": lambda: self._record(now),
+            "record": self._record,
             "refiner": lambda: self._refiner(now),
             "screenshot": lambda: self._screenshot(now),
         }
@@ -294,46 +288,18 @@ class Cockpit:
         if self.session.scene is not None:
             self._begin(self.session.scene)
 
-    def _record(self, now: float) -> None:
-        if self.recording is not None:
-            self._stop_recording()
+    def _record(self) -> None:
+        if self.filming.frames is not None:
+            self.filming.stop()
         elif (spec := self.session.engine.spec) is not None:
             try:
-                film = stamped(self.films.folder, ".mp4")
-                export = stamped(self.films.export, "") if self.films.export is not None else None
+                self.filming.begin(spec)
             except ValueError as error:
                 self._tell(str(error))
-                return
-            header = Header(fps=spec.fps, world=spec.name, clean=not self.films.hud)
-            self.recording = BackgroundRecording(Takes(film=film, export=export, header=header))
 
-    def _film(self, frames: Sequence[Frame], window: Picture | None) -> None:
-        """Every frame that came due, or the window in its place."""
-        assert self.recording is not None
-        for frame in frames:
-            self.recording.add(frame, window)
-        if self.recording.problem is not None:
-            self._stop_recording()
-
-    def _stop_recording(self) -> None:
-        assert self.recording is not None
-        self.recording.stop()
-        self._saving.append(self.recording)
-        self.recording = None
-
-    def _saved(self) -> None:
-        """Tell of recordings whose files are whole."""
-        for recording in [r for r in self._saving if r.finished]:
-            self._saving.remove(recording)
-            self._tell_of(recording)
-
-    def _tell_of(self, recording: BackgroundRecording) -> None:
-        for line in recording.close():
-            self.say(line)
-        if recording.problem is not None:
-            self._toast = Toast(recording.problem, time.perf_counter() + 2 * TOAST_SECONDS)
-        elif recording.frames:
-            self._toast = Toast(f"Saved {recording.place.name}", time.perf_counter() + TOAST_SECONDS)
+    def _filmed(self, sentence: str, whole: bool) -> None:
+        seconds = TOAST_SECONDS if whole else 2 * TOAST_SECONDS
+        self._toast = Toast(sentence, time.perf_counter() + seconds)
 
     def _tell(self, sentence: str) -> None:
         """In the window and on the terminal."""
@@ -347,7 +313,7 @@ class Cockpit:
 
     def _screenshot(self, now: float) -> None:
         try:
-            path = stamped(self.films.folder, ".png")
+            path = stamped(self.filming.films.folder, ".png")
             save_png(path, self.display.grab())
         except ValueError as error:
             self._tell(str(error))
@@ -420,10 +386,11 @@ class Cockpit:
         )
 
     def _draw_recording(self) -> None:
-        if self.recording is None or self.session.engine.spec is None:
+        frames, spec = self.filming.frames, self.session.engine.spec
+        if frames is None or spec is None:
             self._drop("record")
             return
-        seconds = self.recording.frames // self.session.engine.spec.fps
+        seconds = frames // spec.fps
         if not self._changed("record", self.brush, seconds):
             return
         card = hud.chip(self.brush, f"{seconds // 60}:{seconds % 60:02d}", dot=ALERT)

@@ -11,7 +11,7 @@ from explorer import hud, strip
 from explorer.bindings import labels
 from explorer.display import Display
 from explorer.paint import Brush
-from explorer.recorder import pictures_folder, stamped
+from explorer.recorder import stamped
 from explorer.reel import Shot, develop
 from explorer.rewind import Rewind, rewind
 from explorer.session import Session
@@ -31,10 +31,17 @@ class Deck:
     """Acts on one session, draws on one display."""
 
     def __init__(
-        self, window: Window, session: Session, display: Display, *, tell: Callable[[str], None]
+        self,
+        window: Window,
+        session: Session,
+        display: Display,
+        *,
+        tell: Callable[[str], None],
+        folder: Path,
     ) -> None:
-        """tell: shows a line for a moment."""
+        """tell: shows a line for a moment.  folder: for flights that are saved."""
         self._window, self._session, self._display, self._tell = window, session, display, tell
+        self._folder = folder
         self._keys = labels(window.settings.keys)
         self._rewind: Rewind | None = None
         self._words: Wording | None = None
@@ -110,6 +117,8 @@ class Deck:
     def close(self) -> None:
         """Wait until a flight that is being saved has been."""
         if self._saving is not None:
+            if not self._saving[1].done():
+                self._tell(f"finishing {self._saving[0].name}")
             self._saving[1].exception()
             self._collect()
 
@@ -181,8 +190,8 @@ class Deck:
     def _save(self) -> None:
         if self._saving is not None:
             return
-        path = stamped(pictures_folder(), SUFFIX)
         try:
+            path = stamped(self._folder, SUFFIX)
             self._saving = path, self._session.save(path)
         except ValueError as error:
             self._tell(str(error))

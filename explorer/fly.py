@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from engine.container import require_same_world
 from engine.identity import weights_of
@@ -20,6 +19,7 @@ from explorer.assets import Scene, assets_folder, load_gallery, photograph
 from explorer.choice import WorldChoice
 from explorer.controls import SPEED_MAX, SPEED_MIN
 from explorer.flight import read_prompt
+from explorer.outfile import require_folder, write_json
 from explorer.worldfile import SUFFIX, open_world
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Fly(WorldChoice):
     """picture to write (png): frames of the flight side by side"""
     export: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """folder for frames, depth, camera path and point cloud; in the window: one folder in it per recording"""
-    hud: bool = False
+    hud: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """recordings show the window with its panels, not the world's clean frames"""
     size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """WIDTHxHEIGHT of the window (default 1280x800) or of the film (default: the world's own)"""
@@ -78,7 +78,10 @@ class Fly(WorldChoice):
             raise ValueError("--hud films the window and this flight has none: leave it out")
         if self.path is not None and not self.unattended:
             raise ValueError("--path flies without a window: say where the film goes, with --out flight.mp4")
-
+        if self.frames is not None and not self.unattended:
+            raise ValueError(
+                "--frames is the length of a film: say where the film goes, with --out flight.mp4"
+            )
         if self.stats is not None and self.unattended:
             raise ValueError("--stats measures a flight in a window: leave out --out and --contact-sheet")
         if self.stats is not None:
@@ -106,7 +109,7 @@ class Fly(WorldChoice):
             return fly_in_a_window(self, size or SIZE, report=report)
         finally:  # Ctrl-C loses no figures
             if self.stats is not None and report:
-                write_stats(self.stats, report)
+                write_json(self.stats, report)
 
     def scenes(self, assets: Path) -> tuple[Scene, ...]:
         """The picture asked for, else the gallery."""
@@ -181,20 +184,6 @@ def fly_in_a_window(
             return _cockpit(fly, session, scenes, size, settings, report)
     finally:
         session.stop()
-
-
-def require_folder(flag: str, path: Path) -> None:
-    """Before anything slow happens. Raises ValueError where no file can be written there."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{flag} {path} cannot be written: name a file in a folder that exists")
-
-
-def write_stats(path: Path, report: Mapping[str, object]) -> None:
-    """Figures as JSON. Raises ValueError where they cannot be written."""
-    try:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _require_display() -> None:

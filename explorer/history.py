@@ -117,10 +117,13 @@ class History:
         shown = develop(shots[0][-1])
         trajectory = self.trajectory()
         told = replace(scene, past=None)
+        lies = self.spool.entry(
+            here
+        )  # which may be forgotten before its turn comes, and is removed after that only
         return self.spool.later(
             lambda: write_world(
                 path,
-                self.spool.path(here),
+                lies.path,
                 scene=told,
                 picture=known.get("picture", shown),
                 shown=shown,

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,11 +46,11 @@ class Job:
     def __init__(self, out: Path, *, request: str) -> None:
         """Open the job of the film `out`; its folder appears with the first part. ValueError for that of another request."""
         self.out, self.folder = out, out.with_name(out.name + ".job")
-        self.state = self.folder / "state.safetensors"
+        self.state, self._request = self.folder / "state.safetensors", self.folder / "job.json"
         self._record = {"format": FORMAT, "request": request}
-        record = self.folder / "job.json"
         try:
-            found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else self._record
+            there = self._request.exists()
+            found = json.loads(self._request.read_text(encoding="utf-8")) if there else self._record
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot use the job folder {self.folder} ({error}): remove it") from error
         if found != self._record:
@@ -117,15 +118,17 @@ class Job:
         os.replace(part, self.part(index))
 
     def _appear(self) -> None:
-        if not self.folder.exists():
-            self.folder.mkdir()
-            _write(self.folder / "job.json", json.dumps(self._record))
+        """Its request is written first: whatever else lies in the folder belongs to it."""
+        if not self._request.exists():
+            self.folder.mkdir(exist_ok=True)
+            _write(self._request, json.dumps(self._record))
 
     def hold(self, state: Any) -> None:
         """`state` is newer than what was kept, and no part is done."""
         self._written()
         self._pending = 0, state
-        self._appear()
+        with _told(self.folder):
+            self._appear()
         self._save_if_due()
 
     def _save_if_due(self) -> None:
@@ -140,11 +143,9 @@ class Job:
         if self._pending is None:
             return
         (done, state), begun = self._pending, time.monotonic()
-        try:
+        with _told(self.state):
             arrays, numbers = flatten(state)
             container.write(self.state, arrays, {"done": done, "state": numbers})
-        except OSError as error:
-            raise ValueError(f"cannot write {self.state} ({error.strerror}): make room there") from error
         self._pending = None
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - begun
@@ -152,12 +153,19 @@ class Job:
     def finish(self, parts: int) -> None:
         """Put the film together and remove the folder."""
         self._written()
-        try:
+        with _told(self.out):
             joined(self.out, [self.part(i) for i in range(parts)])
-        except OSError as error:
-            raise ValueError(f"cannot write {self.out} ({error.strerror}): make room there") from error
         self._pending = None
         shutil.rmtree(self.folder)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk refuses becomes one sentence: ValueError."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror or error}): make room there") from error
 
 
 def _write(path: Path, text: str) -> None:

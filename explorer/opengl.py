@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -27,10 +28,18 @@ def is_cpu(renderer: str) -> bool:
 
 def examined() -> str:
     """The name of the renderer, "" where no window opens. A process of its own asks: drivers hang and crash."""
-    command = [sys.executable, "-W", "ignore", "-m", "explorer.opengl"]
+    command = [
+        sys.executable,
+        "-P",
+        "-W",
+        "ignore",
+        "-m",
+        "explorer.opengl",
+    ]  # -P: nothing is imported from here
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=True
+            command, capture_output=True, text=True, timeout=PATIENCE, check=True, env=env
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -2,13 +2,14 @@
 
 Text encoders have 5 GB (stage 1) and 24 GB (refiner). In the engine's process they would take the GPU's memory from the
 flight, and loading one changes torch's defaults for every thread. This process works in main memory, at low priority,
-and is gone with its encoders when it has answered, or when the pilot thinks better of it.
+and is gone with its encoders when it has answered, when the pilot thinks better of it, or when the window is gone.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,6 +73,7 @@ class Reading:
 
 def read(pipe: Connection, setup: Setup, path: Path, refiner: bool) -> None:
     """The process from its first line to its last."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICE)
     try:
@@ -83,3 +85,11 @@ def read(pipe: Connection, setup: Setup, path: Path, refiner: bool) -> None:
         pipe.send(Done())
     except (ValueError, RuntimeError, MemoryError, OSError, ImportError) as error:
         pipe.send(Done(" ".join(str(error).split()) or type(error).__name__))
+
+
+def _end_with_parent() -> None:
+    """A window that was killed asked for nothing: an encoder would take its memory for minutes more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -27,8 +27,8 @@ def pictures_folder() -> Path:
     return pictures / "world-explorer" if pictures.is_dir() else Path.cwd() / "flights"
 
 
-def stamped(folder: Path, suffix: str) -> Path:
-    """A new name in `folder` (made if missing) from the time of day, never one that exists.
+def stamped(folder: Path, suffix: str, *, but: Collection[Path] = ()) -> Path:
+    """A new name in `folder` (made if missing) from the time of day, never one that exists, nor one of `but`.
 
     Raises ValueError when the folder cannot be written.
     """
@@ -42,7 +42,7 @@ def stamped(folder: Path, suffix: str) -> Path:
         ) from None
     stem = time.strftime("world-%Y-%m-%d-%H%M%S")
     names = (folder / f"{stem}{f'-{n}' if n else ''}{suffix}" for n in range(1000))
-    return next(path for path in names if not path.exists())
+    return next(path for path in names if path not in but and not path.exists())
 
 
 def require_writable(path: Path, *, suffix: str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from engine.config import FPS
+from engine.config import FPS, WORLDS
 from explorer.assets import assets_folder
 from explorer.choice import WorldChoice
 from explorer.fly import Fly
@@ -22,6 +22,7 @@ from explorer.host import finite_step
 from explorer.job import Job, fingerprint
 from explorer.recorder import require_writable
 from explorer.unattended import Plan, plan
+from explorer.worldfile import SUFFIX
 
 if TYPE_CHECKING:
     from engine.engine import Chunk
@@ -63,6 +64,10 @@ class Render(WorldChoice):
     """show frames in a window as they are made; closing it does not stop the render"""
 
     def __post_init__(self) -> None:
+        if self.model not in (*WORLDS, *CLIPS):
+            raise ValueError(f"there is no model '{self.model}': use {', '.join((*WORLDS, *CLIPS))}")
+        if Path(self.image).suffix.lower() == SUFFIX:
+            raise ValueError(f"a render begins with a picture: {self.image} goes on with explorer fly --out")
         self.fly  # noqa: B018 -- its choices are checked when it is built
 
     @property
@@ -99,7 +104,7 @@ Make = Callable[[Progress, TaskID, "Preview | None"], int]
 
 def carried_out(options: Render, flight: Plan, job: Job, make: Make) -> int:
     """Make all parts and the film; whatever happens, the newest state is kept. Returns the exit code."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     with ExitStack() as stack:
         bar = stack.enter_context(_bar(console))
         task = bar.add_task("starting", total=flight.frames, unit="frames")

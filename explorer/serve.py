@@ -9,6 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from explorer import protocol as wire
 from explorer.assets import Scene, assets_folder, load_gallery, photograph
@@ -30,26 +33,26 @@ FAILURES = 3  # of the engine within a minute: then it is given up
 class ServeOptions(WorldChoice):
     """Show a world in browsers: one person flies, everybody else watches."""
 
-    image: Path | None = None
-    """A photograph to start in. Without it: the gallery."""
-    fov: float | None = None
-    """Horizontal field of view of that photograph, degrees. Without it: from its EXIF data, or a guess."""
-    scene: str | None = None
-    """Name of the gallery scene to start in."""
-    host: str = "127.0.0.1"
-    """Address to listen on. 127.0.0.1 is this computer only, 0.0.0.0 everybody who can reach it."""
-    port: int = 8765
-    """TCP port for the page and the frames; 0 takes any free one."""
-    fps: float = 60.0
-    """Send at most this many frames a second."""
-    quality: int = 88
-    """JPEG quality, 1 to 100."""
-    origins: tuple[str, ...] = ()
-    """Other web pages that may connect, such as https://example.org. The page served here always may."""
-    max_viewers: int = 32
-    """How many may connect at once."""
-    patience: float = 30.0
-    """Seconds of a pilot's silence after which the next in line flies."""
+    image: Annotated[Path | None, arg(metavar="IMAGE", help_behavior_hint="")] = None
+    """a photograph or painting to begin with (PNG, JPEG, WebP); without it: the gallery"""
+    fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
+    """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
+    scene: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """of the gallery, to begin with; default: its first"""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """to listen on: 127.0.0.1 is this computer only, 0.0.0.0 everybody who can reach it"""
+    port: Annotated[int, arg(metavar="N")] = 8765
+    """TCP port for the page and the frames; 0 takes any free one"""
+    fps: Annotated[float, arg(metavar="N")] = 60.0
+    """frames a second that are sent at most"""
+    quality: Annotated[int, arg(metavar="N")] = 88
+    """of JPEGs, 1 to 100"""
+    origins: Annotated[tuple[str, ...], arg(metavar="[URL [URL ...]]", help_behavior_hint="")] = ()
+    """other web pages that may connect, such as https://example.org; the page served here always may"""
+    max_viewers: Annotated[int, arg(metavar="N")] = 32
+    """who may connect at once"""
+    patience: Annotated[float, arg(metavar="S")] = 30.0
+    """seconds of a pilot's silence after which the next in line flies"""
 
     def broadcast(self) -> BroadcastConfig:
         """Raises ValueError for a value out of range: here, not when built, so that it is told in one sentence."""

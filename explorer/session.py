@@ -171,6 +171,8 @@ class Session:
         """Another prompt for the flight and all later ones; `teller` says how far it is."""
         if self.engine.spec is not None:
             self.teller.ask(prompt, refiner=self.engine.spec.refiner)
+        else:
+            self.teller.news = "The prompt stays as it was: the engine is starting, ask again in a moment"
 
     def reword(self, words: tuple[int, ...] | None) -> None:
         """Other words for the world from the next chunk on."""

@@ -57,7 +57,7 @@ class Hud:
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings:
-    folder: str = _said("", "where films and pictures go; empty: Pictures/world-explorer")
+    folder: str = _said("", "where films, pictures and saved flights go; empty: Pictures/world-explorer")
     hud: bool = _said(False, "film the window with its panels, not the world's clean frames")
 
 

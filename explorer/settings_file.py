@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
+from tyro.conf import FlagCreatePairsOff, arg
 
 from explorer.bindings import Bound
 from explorer.settings import MAX_TEXT, Settings, parse_settings
@@ -22,7 +23,7 @@ SECTIONS = {
     "gamepad": "sticks have a sign: +lefty is the left stick pulled back",
     "flight": "how a flight begins",
     "hud": "what lies over the picture",
-    "recording": "films and pictures",
+    "recording": "films, pictures and saved flights",
     "timeline": "the moments that one can return to",
 }
 
@@ -84,7 +85,7 @@ class SettingsOptions:
     Edit that file with any editor; mistakes are named by line when a flight begins, and by this command.
     """
 
-    write: bool = False
+    write: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """create the file, with everything in it, where there is none"""
 
     def run(self) -> str:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -105,8 +105,8 @@ class Spool:
     def settle(self, timeline: Timeline) -> Timeline:
         """Move what exceeds the memory to disk; forget moments that exceed both. Returns the timeline without them."""
         while self.in_memory + self.on_disk > self.memory + self.disk:
-            id = timeline.expendable()
-            if id is None or id in self._held:
+            id = timeline.expendable(but=self._held)
+            if id is None:
                 break
             timeline = timeline.without(id)
             self._forget(id)
@@ -124,12 +124,15 @@ class Spool:
         self._thread.submit(_unlink, path)
 
     def tidy(self) -> None:
-        """Remove what an engine that is gone had not finished writing."""
-        for part in (part for place in self.places for part in place.glob("*.part")):
-            self.discard(part)
+        """Remove what an engine that is gone had not finished writing, or told nobody of."""
+        kinds = ("*.part", "*.world")
+        there = [path for place in self.places for kind in kinds for path in place.glob(kind)]
+        self._thread.submit(self._sweep, there)  # after the moves that are under way
 
     def clear(self) -> None:
         """Forget all."""
+        with self._lock:
+            self._held = frozenset()
         for id in list(self._entries):
             self._forget(id)
 
@@ -138,20 +141,28 @@ class Spool:
         return self._thread.submit(work)
 
     def close(self) -> None:
-        """Wait for what is under way, and leave nothing behind. Again: nothing."""
-        self._thread.shutdown()
+        """Wait for what is being done, drop what has not begun, leave nothing behind. Again: nothing."""
+        self._thread.shutdown(cancel_futures=True)
         for lock in self._locks:
             lock.close()
         for folder in (self.folder, self._slow):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def path(self, id: int) -> Path:
-        return self._entries[id].path
+    def entry(self, id: int) -> Entry:
+        """The file of a moment, wherever it is moved to. Raises KeyError."""
+        return self._entries[id]
 
     def _forget(self, id: int) -> None:
         entry = self._entries.pop(id)
         if entry.ours:
             self._thread.submit(lambda: _unlink(entry.path))
+
+    def _sweep(self, paths: Sequence[Path]) -> None:
+        """On the spool's own thread: remove those of which nothing is known."""
+        known = {entry.path for entry in list(self._entries.values())}
+        for path in paths:
+            if path not in known:
+                _unlink(path)
 
     def _move(self, id: int, entry: Entry) -> None:
         """On the spool's own thread. A full disk leaves the state where it is."""
@@ -190,8 +201,14 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_left_over(place: Path) -> None:
-    """Folders of programs that were killed: nobody holds their lock."""
-    for folder in place.glob(f"{PREFIX}*"):
-        with suppress(OSError), (folder / "lock").open(encoding="utf-8") as lock:
-            if _try_lock(lock):
-                shutil.rmtree(folder, ignore_errors=True)
+    """Folders of programs that were killed: nobody holds their lock. A pipe of that name, where one would wait, is none."""
+    for lock in (f / "lock" for f in place.glob(f"{PREFIX}*")):
+        with suppress(OSError):
+            if lock.is_file():
+                _remove_unlocked(lock)
+
+
+def _remove_unlocked(lock: Path) -> None:
+    with lock.open(encoding="utf-8") as file:
+        if _try_lock(file):
+            shutil.rmtree(lock.parent, ignore_errors=True)

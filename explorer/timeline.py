@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -98,16 +98,17 @@ class Timeline:
         marks = {key: at for key, at in self.marks.items() if at != id}
         return replace(self, moments=moments, marks=marks)
 
-    def expendable(self) -> int | None:
+    def expendable(self, *, but: Collection[int] = ()) -> int | None:
         """The moment that would be missed least: close to the next one, and long ago. None where all are needed.
 
-        Roots, bookmarks and the moment that is here stay. So moments of old lie far apart, and recent ones close.
+        Roots, bookmarks and the moment that is here stay, and those of `but`. So moments of old lie far apart, and
+        recent ones close.
         """
         after: dict[int, int] = {}
         for m in self.moments.values():
             if m.parent is not None:
                 after[m.parent] = min(after.get(m.parent, len(m.poses)), len(m.poses))
-        kept = {self.here, *self.marks.values()}
+        kept = {self.here, *self.marks.values(), *but}
         free = [m for m in self.moments.values() if m.parent is not None and m.id not in kept]
         if not free:
             return None

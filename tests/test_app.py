@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from explorer.app import main
+from explorer.app import COMMANDS, main
 from tests.tiny import hills, tiny_assets
 
 
@@ -90,6 +90,11 @@ MISTAKES = {
     "bench pocket --compare HEAD --rounds 0": "--rounds",
     "fly good.png --prompt 'a quite unknown word' --out a.mp4": "quite",
     "fly good.png --frames many --out a.mp4": "many",
+    "fly good.png --seed q": "--seed cannot be 'q': see",
+    "fly good.png --frames 9": "--out",
+    "render good.png --path w-8 --out a.mp4 --model moon": "sana-wm-bidirectional",
+    "render my.world --path w-8 --out a.mp4": "explorer fly",
+    "serve --fps x": "--fps cannot be 'x': see",
     "fly good.png --fly-high": "--fly-high",
     "fly good.png other.png": "other.png",
     "serve --port 99999": "99999",
@@ -137,6 +142,34 @@ def test_broken_weights_are_one_sentence(
 def test_alone_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "explorer fly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([command, "--help"])
+    except SystemExit as ended:
+        code = ended.code or 0
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert f"explorer {command}" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("line", ["", "fly --help", "settings"])
+def test_a_reader_who_leaves_is_no_news(line: str, here: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "explorer.app", *line.split()],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HOME": str(here)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        command.stdout.close()
+        assert command.stderr is not None
+        assert command.stderr.read() == ""
+        assert command.wait(20) == 141
 
 
 def test_a_flight_is_the_same_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

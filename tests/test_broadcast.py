@@ -386,6 +386,14 @@ def test_a_taken_port_is_an_error_of_start() -> None:
         second.stop()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".b"])
+def test_what_is_no_address_is_an_error_of_start(host: str) -> None:
+    broadcast = Broadcast(Log(), hello=HELLO, assets={}, config=BroadcastConfig(host=host, port=0))
+    with pytest.raises(OSError, match="is no address"):
+        broadcast.start()
+    broadcast.stop()
+
+
 def test_stop_is_quick_with_viewers_on_the_line() -> None:
     with opened() as (broadcast, _), viewer(broadcast) as client, viewer(broadcast):
         client.hear(wire.Hello)

@@ -31,7 +31,10 @@ def test_rewind_branch_save_open(tmp_path: Path) -> None:
     with screen() as env:
         env |= {"WORLD_EXPLORER_ASSETS": str(assets), "PYTHONPATH": str(Path(__file__).parent.parent)}
         env |= {"HOME": str(tmp_path)}
-        (tmp_path / "Pictures").mkdir()
+        films = tmp_path / "films"
+        folder = tmp_path / ".config" / "world-explorer"
+        folder.mkdir(parents=True)
+        (folder / "settings.toml").write_text(f'[recording]\nfolder = "{films}"\n')
         said = tmp_path / "said"
         key = lambda *words: subprocess.run(["xdotool", *words], check=True, env=env)
 
@@ -51,7 +54,7 @@ def test_rewind_branch_save_open(tmp_path: Path) -> None:
                 return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=err)
 
         def saved() -> list[Path]:
-            return sorted((tmp_path / "Pictures").rglob("*.world"), key=lambda p: p.stat().st_mtime)
+            return sorted(films.rglob("*.world"), key=lambda p: p.stat().st_mtime)
 
         def save() -> Path:
             before = len(saved())

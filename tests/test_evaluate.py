@@ -15,7 +15,8 @@ from engine.codec import Codec, load_codec
 from engine.config import as_record
 from engine.engine import load_world
 from engine.evaluate import rollout
-from engine.measure.command import Evaluation, _key, measured
+from engine.measure.command import _key, measured
+from engine.measure.evaluation import Evaluation
 from engine.measure.film import film, show
 from engine.measure.frechet import moments
 from engine.measure.paths import BACK, DWELL, Flight, plan

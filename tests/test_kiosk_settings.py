@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.camera import Pose
+from engine.setup import Setup
 from explorer.app import main
 from explorer.controls import Hands
 from explorer.kiosk import autopilot
@@ -58,6 +59,10 @@ MISTAKES = {
     '[watch]\naddress = "javascript:alert(1)"': "http",
     '[operator]\ntoken = "short"': "16 to 128",
     '[operator]\nhost = "a b"': "127.0.0.1",
+    '[operator]\nhost = "a..b"': "127.0.0.1",
+    f'[watch]\nhost = "{"a" * 64}.b"': "127.0.0.1",
+    '[world]\nmodel = "sana-wm"\nprecision = "fp3"': "use bf16, fp8, nvfp4",
+    '[world]\nprecision = "fp8"': "for --model sana-wm",
     "[log]\nfiles = 0": "1 to 100",
     "[world": "no TOML",
 }
@@ -78,6 +83,13 @@ def test_the_example_says_the_defaults_and_names_every_key() -> None:
     for section in dataclasses.fields(Station):
         if section.name != "texts":
             assert set(table[section.name]) == {f.name for f in dataclasses.fields(section.default)}  # type: ignore[arg-type]
+
+
+def test_the_world_is_set_up_as_its_section_says() -> None:
+    text = '[world]\nmodel = "sana-wm"\nprecision = "bf16/fp8"\nmemory = 32\nprompt = "fog"\nrandom_weights = true'
+    choice = parse_station(text).world.choice
+    assert choice.model == "sana-wm"
+    assert choice.setup == Setup(precision="bf16/fp8", memory=32, prompt="fog", random_weights=True)
 
 
 def toml(value: Any) -> str:

@@ -47,6 +47,13 @@ def offscreen(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return env
 
 
+def test_nothing_is_run_from_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moderngl.py").write_text("open('ran', 'w')")
+    opengl.examined()
+    assert not Path("ran").exists()
+
+
 @pytest.mark.window
 def test_a_picture_comes_out_as_it_went_in(offscreen: dict[str, str], tmp_path: Path) -> None:
     """Letter-boxed, upright, the right colours, whatever the context was made with."""

@@ -48,6 +48,13 @@ def fly(session: Session, assets: Path, chunks: int) -> None:
     run(session, W, lambda _: moments(session) > chunks)
 
 
+def test_a_prompt_that_comes_before_the_engine_is_answered(assets: Path) -> None:
+    session = Session("pocket", assets=assets, device="cpu", threads=1)
+    session.retell("a harbour in fog")
+    assert "ask again" in session.teller.news
+    session.stop()
+
+
 def test_a_killed_engine_loses_at_most_one_chunk(session: Session, assets: Path) -> None:
     fly(session, assets, 3)
     for _ in range(2):
@@ -90,7 +97,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(session: Session, ass
     os.kill(session.engine.pid, signal.SIGKILL)
     run(session, W, lambda _: session.stage == "recovering")
     line = session.history.timeline.line()
-    newest = session.history.spool.path(line[-1])
+    newest = session.history.spool.entry(line[-1]).path
     newest.write_bytes(newest.read_bytes()[:-100])  # long before the next engine can read it
     run(session, W, lambda _: session.stage == "flying")
     run(session, W, lambda _: moments(session) >= len(line))

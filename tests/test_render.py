@@ -126,6 +126,25 @@ def test_only_what_is_there_counts_as_done(tmp_path: Path) -> None:
         again.resume(Anchor)
 
 
+def test_a_folder_without_its_request_gets_one(tmp_path: Path) -> None:
+    """As a disk leaves it that was full when the job began."""
+    anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
+    (tmp_path / "a.mp4.job").mkdir()
+    job = Job(tmp_path / "a.mp4", request="x")
+    job.keep(0, [hills(0)], anchor, fps=16)
+    job.save()
+    with pytest.raises(ValueError, match="belongs to another render"):
+        Job(tmp_path / "a.mp4", request="y")
+
+
+def test_a_state_without_a_place_is_one_sentence(tmp_path: Path) -> None:
+    anchor = Anchor(pose=torch.eye(4)[None], camera=torch.eye(4)[None])
+    (tmp_path / "place").touch()  # no folder can be made in it
+    job = Job(tmp_path / "place" / "a.mp4", request="x")
+    with pytest.raises(ValueError, match=r"cannot write .*a\.mp4\.job .*: make room there"):
+        job.hold(anchor)
+
+
 class SlowPictures(tuple[np.ndarray, ...]):
     """Pictures of a part that is not written before `go`."""
 

@@ -130,7 +130,8 @@ def test_another_prompt_in_flight(session: Session, assets: Path) -> None:
     shown += run(session, W, lambda _: moments(session) > count)
     assert set(np.diff([s.frame.index for s in shown])) == {1}
     (_, old), (arrays, new) = (
-        container.read(session.history.spool.path(id)) for id in (before, session.history.timeline.line()[-1])
+        container.read(session.history.spool.entry(id).path)
+        for id in (before, session.history.timeline.line()[-1])
     )
     assert (old["prompt"], new["prompt"]) == ("", "a harbour in fog")
     engine = open_sana(SETUP, device="cpu")
@@ -142,10 +143,10 @@ def test_another_prompt_in_flight(session: Session, assets: Path) -> None:
     # Back before it, the old text is there again; a flight begun anew has the prompt.
     session.go(before)
     run(session, W, lambda _: session.history.timeline.children(before)[1:])
-    again = container.read(session.history.spool.path(session.history.timeline.children(before)[-1]))[1]
+    again = container.read(session.history.spool.entry(session.history.timeline.children(before)[-1]).path)[1]
     assert again["prompt"] == ""
     fly(session, assets, 0)
-    assert container.read(session.history.spool.path(0))[1]["prompt"] == "a harbour in fog"
+    assert container.read(session.history.spool.entry(0).path)[1]["prompt"] == "a harbour in fog"
 
 
 def test_a_resting_engine_wakes_for_a_prompt(session: Session, assets: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -21,22 +22,14 @@ from explorer.settings_file import settings_path, settings_text
 
 
 def bindings(defaults: Bound, names: frozenset[str]) -> st.SearchStrategy[Bound]:
-    """Every action with up to two inputs of its own."""
+    """Every action with up to two inputs of its own, while there are any left."""
 
-    def dealt(cards: list[str], counts: list[int]) -> Bound:
-        taken = iter(cards)
-        return {
-            action: tuple(next(taken) for _ in range(n)) for action, n in zip(defaults, counts, strict=True)
-        }
+    def dealt(inputs: list[str], counts: list[int]) -> Bound:
+        left = iter(inputs)
+        return {action: tuple(islice(left, n)) for action, n in zip(defaults, counts, strict=True)}
 
-    size = 2 * len(defaults)
-    return st.builds(
-        dealt,
-        st.permutations(sorted(names)).map(lambda p: (p * 2)[:size] if len(p) < size else p[:size]),
-        st.lists(
-            st.integers(0, 2 if len(names) >= size else 1), min_size=len(defaults), max_size=len(defaults)
-        ),
-    )
+    counts = st.lists(st.integers(0, 2), min_size=len(defaults), max_size=len(defaults))
+    return st.builds(dealt, st.permutations(sorted(names)), counts)
 
 
 FOLDERS = st.text(st.characters(blacklist_categories=("C", "Z")), max_size=20).map(

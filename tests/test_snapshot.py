@@ -228,6 +228,12 @@ def test_a_file_is_whole_or_refused(tmp_path: Path) -> None:
     for wrong in ({"world": "sana-wm", "weights": "w"}, {"world": "pocket", "weights": "v"}):
         with pytest.raises(ValueError, match="open it with"):
             container.require_same_world(path, record, **wrong)
+    for strange in ("\x1b[2J", ["pocket"], None):
+        with pytest.raises(ValueError, match="no such world") as refused:
+            container.require_same_world(
+                path, {"world": strange, "weights": "w"}, world="pocket", weights="w"
+            )
+        assert str(refused.value).isprintable()
     for damage in (data[:-8], data[:20], b"", b"x" * 64, data[:-1] + bytes([data[-1] ^ 1])):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match="again"):

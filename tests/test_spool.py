@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ def test_budgets_hold_and_every_moment_can_be_read(places: tuple[Path, Path]) ->
     for id in timeline.moments:
         assert spool.hold(id).read_bytes() == bytes([id]) * SIZE
     newest = sorted(timeline.moments)[-5:]
-    assert all(fast in spool.path(id).parents for id in newest)
+    assert all(fast in spool.entry(id).path.parents for id in newest)
     spool.close()
     assert not any(fast.iterdir())
     assert not any(slow.iterdir())
@@ -63,6 +65,21 @@ def test_a_held_state_stays_where_it_is(places: tuple[Path, Path]) -> None:
     spool.later(lambda: None).result()
     assert path.read_bytes() == b"\1" * SIZE
     assert 1 in timeline.moments
+    spool.close()
+
+
+def test_budgets_hold_after_a_return_to_a_moment(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=5 * SIZE, disk=10 * SIZE)
+    timeline = fly(spool, Timeline(), 10)
+    path = spool.hold(6)
+    timeline = fly(spool, timeline.at(6), 100)
+    spool.later(lambda: None).result()
+    assert path.exists()
+    assert spool.count == len(timeline.moments) == 15
+    spool.clear()
+    timeline = fly(spool, Timeline(), 100)  # another flight, whose ids begin anew
+    assert 6 not in timeline.moments
+    assert spool.count == 15
     spool.close()
 
 
@@ -94,6 +111,42 @@ def test_what_a_killed_program_left_is_removed_and_what_runs_is_not(places: tupl
     for spool in (first, second, second):
         spool.close()
     assert [p.name for p in fast.iterdir()] == ["world-explorer-other"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_folder_of_somebody_else_holds_nobody_up(places: tuple[Path, Path]) -> None:
+    (places[0] / "world-explorer-trap").mkdir()
+    os.mkfifo(places[0] / "world-explorer-trap" / "lock")
+    Spool().close()
+    assert [p.name for p in places[0].iterdir()] == ["world-explorer-trap"]
+
+
+def test_what_a_lost_engine_told_nobody_of_is_removed(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=2 * SIZE, disk=10 * SIZE)
+    busy = threading.Event()
+    spool.later(busy.wait)
+    timeline = fly(spool, Timeline(), 6)  # some of these are still to be moved
+    for name in ("7.world", "8.world.1.part"):
+        (spool.folder / name).write_bytes(b"x" * SIZE)
+    spool.tidy()
+    (spool.folder / "9.world").write_bytes(b"y" * SIZE)  # of the next engine
+    busy.set()
+    spool.later(lambda: None).result()
+    assert {p.name for p in spool.folder.iterdir()} == {"4.world", "5.world", "9.world", "lock"}
+    assert all(spool.entry(id).path.read_bytes() == bytes([id]) * SIZE for id in timeline.moments)
+    spool.close()
+
+
+def test_an_end_does_not_wait_for_moves_that_have_not_begun(places: tuple[Path, Path]) -> None:
+    spool = Spool(memory=2 * SIZE, disk=10 * SIZE)
+    busy = threading.Event()
+    spool.later(busy.wait)
+    fly(spool, Timeline(), 8)
+    waiting = spool.later(lambda: None)
+    threading.Timer(0.2, busy.set).start()
+    spool.close()
+    assert waiting.cancelled()
+    assert not [*places[0].iterdir(), *places[1].iterdir()]
 
 
 def test_without_shared_memory_everything_is_on_disk(

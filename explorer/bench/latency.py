@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from explorer.outfile import require_folder, write_json
+
 if TYPE_CHECKING:
     from explorer.session import Session
 
@@ -51,13 +53,11 @@ class BenchLatency:
         if not 2 <= self.seconds <= 3600:
             raise ValueError(f"--seconds {self.seconds:g} is out of range: use 2 to 3600")
         if self.out is not None:
-            from explorer.fly import require_folder
-
             require_folder("--out", self.out)
 
     def run(self) -> int:
         """Fly and print. Raises ValueError for a user's mistake."""
-        from explorer.fly import Fly, fly_in_a_window, parse_size, write_stats
+        from explorer.fly import Fly, fly_in_a_window, parse_size
 
         fly = Fly(
             image=self.image, model=self.model, device=self.device, threads=self.threads, stats=self.out
@@ -73,7 +73,7 @@ class BenchLatency:
         finally:  # Ctrl-C loses no figures
             if report:
                 if self.out is not None:
-                    write_stats(self.out, report)
+                    write_json(self.out, report)
                 _print(report)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from tyro.conf import Suppress, arg
 
 from engine.config import FPS, WORLDS
 from engine.setup import Refining, Setup
+from explorer.outfile import require_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from engine.bench.clock import Tick
@@ -42,11 +42,11 @@ class Part:
     name = ""
 
     def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"--device {self.device} is unknown: use auto, cpu or cuda")
         if not 1 <= self.rounds <= 100:
             raise ValueError(f"--rounds {self.rounds} is out of range: use 1 to 100")
         if self.json is not None:
-            from explorer.fly import require_folder
-
             require_folder("--json", self.json)
 
     def run(self) -> int:
@@ -74,7 +74,7 @@ class Part:
 
     def write(self, record: object) -> None:
         if self.json is not None:
-            self.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_json(self.json, record)
 
     def _against(self, commit: str) -> int:
         from explorer.bench.compare import alternate
@@ -161,8 +161,6 @@ class Flight:
         if self.minutes is not None and not 0.1 <= self.minutes <= 600:
             raise ValueError(f"--minutes {self.minutes:g} is out of range: use 0.1 to 600")
         if self.plot is not None:
-            from explorer.fly import require_folder
-
             require_folder("--plot", self.plot)
             if self.plot.suffix != ".svg":
                 raise ValueError(f"--plot {self.plot} is no picture that can be drawn: name it .svg")
@@ -178,7 +176,7 @@ class Flight:
         if self.plot is not None:
             from explorer.bench.plot import over_time
 
-            self.plot.write_text(over_time(report.moments), encoding="utf-8")
+            write_text(self.plot, over_time(report.moments))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ class Kiosk:
 
     station: Annotated[Path | None, Positional, arg(metavar="[STATION.toml]", help_behavior_hint="")] = None
     """the station file; without it every setting has its default"""
-    example: FlagCreatePairsOff[bool] = False
+    example: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """print a station file with every setting explained, and end"""
-    check: FlagCreatePairsOff[bool] = False
+    check: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """say whether the station file is right, and end"""
 
     def run(self, say: Callable[[str], None]) -> int:

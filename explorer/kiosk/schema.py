@@ -93,5 +93,7 @@ def chord(value: Any) -> Chord:
     return parse_chord(value)
 
 
-HOST = text(r"[A-Za-z0-9.:_-]{1,253}", "an address such as 127.0.0.1 or 0.0.0.0")
+HOST = text(  # no label of a name is empty, or longer than names can have
+    r"(?!\.|.*\.\.|.*[^.]{64})[A-Za-z0-9.:_-]{1,253}", "an address such as 127.0.0.1 or 0.0.0.0"
+)
 ADDRESS = text(r"|https?://[^\s\"<>]{1,200}", 'an address such as "http://192.0.2.7:8765/"')

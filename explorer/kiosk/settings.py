@@ -34,6 +34,9 @@ class World:
     prompt: Annotated[str, text(r"[^\n]{0,2000}", "one line of at most 2000 characters")] = ""
     refiner: Annotated[Refining, text("auto|on|off", "auto, on or off")] = "auto"
     memory: Annotated[int, whole(0, 1000)] = 0  # gigabytes of the tier; 0: what the GPU has
+    precision: Annotated[str, text(r"[a-z0-9]+(/[a-z0-9]+)?", "bf16, fp8 or nvfp4, or WORLD/REFINER")] = (
+        "bf16"
+    )
     weights: Annotated[Path | None, path] = None  # none: the models folder
     random_weights: Annotated[bool, yes] = False
     device: Annotated[str, text("auto|cpu|cuda", "auto, cpu or cuda")] = "auto"
@@ -62,6 +65,7 @@ class World:
             threads=self.threads or None,
             refiner=self.refiner,
             memory=self.memory or None,
+            precision=self.precision,
             weights=self.weights,
             random_weights=self.random_weights,
         )

@@ -1,0 +1,49 @@
+"""What `explorer evaluate` is asked for. Imports no torch, so that its flags are explained at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Measure the built-in world on the fixed set: 64 held-out worlds, a simple and a hard minute through each.
+
+    Minutes on a GPU, hours on two cores; Ctrl-C keeps what is measured and the same command continues. --quick is
+    for two cores: 12 calm flights of 10 s.
+    """
+
+    out: Path = Path("runs/evaluate")
+    """folder for evaluation.json, table.txt, curves and contact sheets"""
+    assets: Path | None = None
+    """folder with world.safetensors and codec.safetensors; default: those that came with the program"""
+    quick: bool = False
+    """a first look in about six minutes on two cores instead of the fixed set"""
+    worlds: int = 64
+    """of the fixed set, from the first"""
+    flights: int | None = None
+    """of --quick: held-out worlds, one flight through each; default 12"""
+    chunks: int | None = None
+    """of --quick: length of the flights, 0.5 s each; default 20"""
+    seed: int = 0
+    """of the noise"""
+    batch: int | None = None
+    """flights at a time; default 1 on a CPU, 32 on a GPU (0.7 GB each)"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """where to render and fly"""
+
+    def __post_init__(self) -> None:
+        from engine.train.data import HELD_OUT
+
+        if not 1 <= self.worlds <= len(HELD_OUT):
+            raise ValueError(f"worlds={self.worlds}: the fixed set has 1 … {len(HELD_OUT)}")
+        for name in ("flights", "chunks", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1")
+        if not self.quick and (self.flights or self.chunks):
+            raise ValueError("--flights and --chunks belong to --quick: the fixed set is sized by --worlds")
+        if self.quick and (self.worlds != len(HELD_OUT) or self.batch):
+            raise ValueError("--worlds and --batch belong to the fixed set: --quick is sized by --flights")
