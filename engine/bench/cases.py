@@ -16,7 +16,8 @@ from engine.rope import Rotary, rotary_tables, rotate_real
 from engine.setup import Sizes
 from engine.warp import Sources, Warped, warp
 from kernels.conv_input import conv_input, conv_input_plain
-from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
+from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.gated_conv_forward import gated_conv_forward
 from kernels.gdn_chunk import gdn_chunk
 from kernels.gdn_scan import gdn_scan
 from kernels.gdn_stream import gdn_main, gdn_stream
