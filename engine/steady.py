@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import weakref
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.conditioning import Conditioning
 from engine.graphed import Graphed
-from engine.model import BlockForm, Given, WorldModel, plain
+from engine.model import BlockForm, Given, Words, WorldModel, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory
 from kernels.program import INSTALLED
@@ -22,30 +24,78 @@ Passes = tuple[
 ]  # latents, whether all is finite, what blocks remember
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a chunk is made from besides noise, without its time in anything but `at`."""
+
+    text: Tensor
+    text_mask: Tensor | None
+    words: Words
+    cond: Conditioning
+    past: tuple[BlockState, ...]
+    at: Tensor  # [] int64, index of the first latent frame
+
+
 class SteadyChunk:
     """Called for every chunk but the first; compiles and captures what comes back in the same shapes."""
 
     def __init__(self, model: WorldModel, levels: tuple[float, ...]) -> None:
         self.model, self.levels = model, levels
         self._graphed = Graphed(self._compiled, eager=self._plain)
+        self._text: weakref.ref[Tensor] | None = None
+        self._words: Words = ()
 
     @property
     def ready(self) -> bool:
         """Whether the steady chunk is captured."""
         return self._graphed.captured > 0
 
-    def __call__(self, noise: Tensor, given: Given) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
-        """noise: [B, C, F, h, w] fp32. Returns latents like it, whether all numbers are finite, and the new state."""
-        assert given.past is not None
-        timeless = tuple(replace(b, chunks=(), index=0) for b in given.past)
-        x, finite, mixers, tails = self._graphed(noise, replace(given, past=timeless))
-        return x, bool(finite), self.model.after(given, mixers, tails)
+    def __call__(
+        self,
+        noise: Tensor,
+        *,
+        text: Tensor,
+        text_mask: Tensor | None,
+        cond: Conditioning,
+        past: tuple[BlockState, ...],
+    ) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
+        """noise: [B, C, F, h, w] fp32; the rest as in `WorldModel.forward`. All of it becomes one chunk.
 
-    def _plain(self, x: Tensor, given: Given) -> Passes:
-        return self.passes(x, given, plain)
+        Returns latents like noise, whether all numbers are finite, and the new state.
+        """
+        told = Told(
+            text=text,
+            text_mask=text_mask,
+            words=self._known(text),
+            cond=replace(cond, frame=0),
+            past=tuple(replace(b, chunks=(), index=0) for b in past),
+            at=torch.full((), cond.frame, device=noise.device),
+        )
+        x, finite, mixers, tails = self._graphed(noise, told)
+        return x, bool(finite), self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
 
-    def _compiled(self, x: Tensor, given: Given) -> Passes:
-        return self.passes(x, given, compiled())
+    def _known(self, text: Tensor) -> Words:
+        """Keys and values of the words, worked out where the text is another than the last time."""
+        if self._text is None or self._text() is not text:
+            self._words, self._text = self.model.words(text), weakref.ref(text)
+        return self._words
+
+    def _plain(self, x: Tensor, told: Told) -> Passes:
+        return self.passes(x, self._given(told), plain)
+
+    def _compiled(self, x: Tensor, told: Told) -> Passes:
+        return self.passes(x, self._given(told), compiled())
+
+    def _given(self, told: Told) -> Given:
+        return self.model.given(
+            text=told.text,
+            text_mask=told.text_mask,
+            words=told.words,
+            cond=told.cond,
+            past=told.past,
+            dtype=self.model.final_layer.linear.weight.dtype,
+            at=told.at,
+        )
 
     def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
         """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""
