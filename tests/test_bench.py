@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from engine.bench import kernels as bench_kernels
-from engine.bench.cases import CASES, VIEWS, Case, Shape
+from engine.bench.case import VIEWS, Case, Shape
+from engine.bench.cases import CASES
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
@@ -189,7 +190,7 @@ def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: Case) -> None
         ours, plain = (tensors((form(**inputs),)) for form in (case.kernel, case.twin))
     assert len(ours) == len(plain)
     for a, b in zip(ours, plain, strict=True):
-        assert float((a.double() - b).norm() / b.double().norm().clamp_min(1)) < 1e-3
+        assert float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1)) < 1e-3
 
 
 def test_pocket_and_its_file(
