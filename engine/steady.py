@@ -15,7 +15,7 @@ from engine.conditioning import Conditioning
 from engine.graphed import Graphed
 from engine.model import BlockForm, Given, Words, WorldModel, plain
 from engine.schedule import euler, steps, timestep
-from engine.state import BlockState, Keys, Memory
+from engine.state import BlockState, Keys, Memory, with_room
 from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
@@ -99,6 +99,7 @@ class SteadyChunk:
 
     def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
         """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""
+        given = roomy(given)
         for level, target in steps(self.levels):
             flow, _, _ = self._pass(x, level, given, block, memory)
             x = euler(x, flow.float(), level=level, target=target)
@@ -113,6 +114,16 @@ class SteadyChunk:
             x = torch.cat((x, memory.to(x)), dim=1)
         dtype = self.model.final_layer.linear.weight.dtype
         return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
+
+
+def roomy(given: Given) -> Given:
+    """Keys of the past joined once for all passes, with room for those of the chunk."""
+    own = given.layout.frames * given.layout.tokens
+    past = tuple(
+        replace(b, mixer=with_room(b.mixer, own)) if isinstance(b.mixer, Keys) else b
+        for b in given.past or ()
+    )
+    return replace(given, past=past or None)
 
 
 def all_finite(*values: Tensor | Memory | Keys) -> Tensor:
