@@ -12,7 +12,7 @@ from engine.config import ModelConfig
 from engine.layout import Layout
 from engine.mixer import Mixer, RMSNorm, precise, split
 from engine.rope import rotate
-from engine.state import Keys
+from engine.state import Keys, Room
 from engine.ucpe import cap_rms, into_memory, into_query, out_of_ray
 
 FEW = 16  # keys
@@ -25,9 +25,10 @@ class Softmax(Mixer):
         """u: [B, T, D] normed tokens. Returns the mixed tokens, and all keys they saw: remembered, then new."""
         q, k, v = self.main(u, layout)
         cq, ck, cv = self.camera(u, layout)
-        if past is None:
-            keys = Keys(k=k, v=v, cam_k=ck, cam_v=cv)
-        else:
+        keys = Keys(k=k, v=v, cam_k=ck, cam_v=cv)
+        if isinstance(past, Room):
+            keys = past.filled(keys)
+        elif past is not None:
             keys = Keys(
                 k=torch.cat((past.k, k), 2),
                 v=torch.cat((past.v, v), 2),

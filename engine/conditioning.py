@@ -62,6 +62,10 @@ class Anchor:
     pose: Tensor  # [B, 4, 4] the frame that poses are relative to
     camera: Tensor  # [B, 4, 4] last camera of the chunk before
 
+    def to(self, like: Tensor) -> Anchor:
+        """The same where another tensor is, in its dtype."""
+        return Anchor(pose=self.pose.to(like), camera=self.camera.to(like))
+
 
 # --- rigid motions ---------------------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ def prepare(poses: Tensor, intrinsics: Tensor, *, grid: Grid, config: ModelConfi
     poses: [B, P, 4, 4] camera-to-world, P = 1 + 8k (the stride's frames).  intrinsics: [B, P, 4] pixels.
     """
     poses, intrinsics = _checked(poses, intrinsics, first=True, config=config)
-    rel, lat = relative_poses(poses), _latent_intrinsics(intrinsics, config)
+    rel, lat = relative_poses(poses), latent_intrinsics(intrinsics, config)
     n = config.stride[0]
     rows = torch.cat([rel[:, ::n].flatten(-2), lat[:, ::n]], dim=-1)
     index = _pixel_frames(poses.shape[1], config=config, first=True, device=poses.device)
@@ -276,6 +280,8 @@ def condition_chunk(
     poses, intrinsics = _checked(poses, intrinsics, first=anchor is None, config=config)
     if anchor is None:
         pose, camera, G = _first_anchor(poses[:, 0], config), poses[:, 0], None
+    elif config.anchor == "first":
+        pose, camera, G = anchor.pose.to(poses), anchor.camera.to(poses), None
     else:
         camera = anchor.camera.to(poses)
         limit = poses.new_full(poses.shape[:1], config.anchor_radius)
@@ -317,7 +323,7 @@ def _condition(
     if frame == 0:
         last[0] = 0
     world = rigid_inverse(anchors)
-    lat = _latent_intrinsics(intrinsics, config).float()
+    lat = latent_intrinsics(intrinsics, config).float()
     here = (world @ poses[:, last]).float()
     P, P_inv = ray_matrices(_scaled(here, config.translation_scale), lat[:, last], grid)
     rays = world[:, :, None] @ poses[:, index]
@@ -340,8 +346,6 @@ def _follow(anchor: Tensor, camera: Tensor, radius: Tensor, config: ModelConfig)
     Returns the anchors, and G in model units with X_new = G X_old: the identity where the anchor stays.
     """
     eye = torch.eye(4, dtype=anchor.dtype, device=anchor.device).expand_as(anchor)
-    if config.anchor == "first":
-        return anchor, eye
     far = (camera[:, :3, 3] - anchor[:, :3, 3]).norm(dim=-1) > radius
     new = torch.where(far[:, None, None], upright(camera), anchor)
     G = _scaled(rigid_inverse(new) @ anchor, config.translation_scale)
@@ -362,9 +366,11 @@ def _pixel_frames(count: int, *, config: ModelConfig, first: bool, device: torch
     return torch.cat([zero[None], torch.arange(1, count, device=device).unflatten(0, (-1, n))])
 
 
-def _latent_intrinsics(intrinsics: Tensor, config: ModelConfig) -> Tensor:
+def latent_intrinsics(intrinsics: Tensor, config: ModelConfig) -> Tensor:
     _, sy, sx = config.stride
-    return intrinsics / torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype, device=intrinsics.device)
+    scale = torch.ones_like(intrinsics[..., :1, :])  # a list would have to be sent to a GPU
+    scale[..., 0::2], scale[..., 1::2] = sx, sy
+    return intrinsics / scale
 
 
 def _checked(poses: Tensor, intrinsics: Tensor, *, first: bool, config: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from engine.config import ModelConfig
 from engine.layout import Layout
-from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
+from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.gated_conv_forward import gated_conv_forward
 from kernels.program import builds
 
 

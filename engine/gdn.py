@@ -15,6 +15,7 @@ from engine.rope import rotate
 from engine.state import Memory
 from engine.ucpe import cap_rms, into_erase, into_memory, into_query, out_of_ray
 from kernels.gdn_chunk import gdn_chunk, suits
+from kernels.gdn_heads import camera_heads, main_heads
 from kernels.gdn_scan import gdn_scan
 from kernels.gdn_stream import gdn_main, gdn_stream, streams
 
@@ -52,15 +53,31 @@ class GDN(Mixer):
         self, u: Tensor, layout: Layout, past: Memory, *, beta: Tensor, decay: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(u).chunk(3, dim=-1)
+        if streams(u, width=self.config.head_dim, chunks=layout.chunks):
+            given = dict(beta=beta, decay=decay, S=past.S, z=past.z)
+            q, k, conv = self.main_heads(q, k, layout, past.conv)
+            q, k, v = (split(x, self.config.heads, layout) for x in (q, k, v))
+            turn = dict(cos=layout.rotary.cos, sin=layout.rotary.sin)
+            return *gdn_main(q=q, k=k, v=v, **turn, **given, eps=EPS), conv
         k, conv = short_conv(k, self.conv_k.weight, layout=layout, tail=past.conv)
         q, k, v = self.positive(self.q_norm(q), self.k_norm(k), v, layout)
-        given = dict(q=q, k=k, v=v, beta=beta, decay=decay, S=past.S, z=past.z)
-        if streams(u, width=self.config.head_dim, chunks=layout.chunks):
-            given |= dict(q=q.to(u.dtype), k=k.to(u.dtype))  # half the bytes, 1.1 times the error
-            o, S, z = gdn_main(**given, cos=layout.rotary.cos, sin=layout.rotary.sin, eps=EPS)
-        else:
-            o, S, z = self.weighed(u, layout, **given)
+        o, S, z = self.weighed(u, layout, q=q, k=k, v=v, beta=beta, decay=decay, S=past.S, z=past.z)
         return o, S, z, conv
+
+    def main_heads(self, q: Tensor, k: Tensor, layout: Layout, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`short_conv`, norms and `positive` by a kernel: queries and keys [B, T, D] in 16 bits, and the next tail."""
+        q, new = main_heads(
+            q=q,
+            k=k,
+            tail=tail,
+            q_weight=self.q_norm.weight,
+            k_weight=self.k_norm.weight,
+            conv=_taps(self.conv_k.weight),
+            frames=layout.frames,
+            eps=self.q_norm.eps,
+            scale=self.key_scale(layout),
+        )
+        return q, new, next_tail(k, tail, layout=layout, count=self.config.conv_taps - 1)
 
     def weighed(
         self,
@@ -85,21 +102,59 @@ class GDN(Mixer):
     def camera(
         self, u: Tensor, layout: Layout, past: Memory, *, beta: Tensor, decay: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        rays, carry = layout.rays, self.config.semantics.carry_camera_conv
+        rays, semantics = layout.rays, self.config.semantics
+        carry = semantics.carry_camera_conv
         q, k, v = self.q_proj_cam(u), self.k_proj_cam(u), self.v_proj_cam(u)
+        gates = dict(decay=decay, S=past.cam_S)
+        if (
+            streams(u, width=self.config.head_dim, chunks=layout.chunks)
+            and rays.erase is None
+            and not semantics.cap_camera_rms
+        ):
+            q, k, v, growth, conv = self.camera_heads(q, k, v, layout, past.cam_conv if carry else None)
+            q, k, v = (split(x, self.config.heads, layout) for x in (q, k, v))
+            o, S = gdn_stream(q=q, k=k, v=v, beta=_tamed(beta, growth), **gates)
+            return out_of_ray(o, rays), S, conv if carry else None
         k, conv = short_conv(k, self.conv_k_cam.weight, layout=layout, tail=past.cam_conv, across=carry)
         q, k, v = self.positive(self.q_norm_cam(q), self.k_norm_cam(k), v, layout)
         v = v.to(k.dtype)
         k_in, v_in, q_in = into_memory(k, rays), into_memory(v, rays), into_query(q, rays)
         erase, own = into_erase(k, rays)
         own = k_in if own is None else own
-        if self.config.semantics.cap_camera_rms:
+        if semantics.cap_camera_rms:
             q_in, v_in, k_in = cap_rms(q_in, q), cap_rms(v_in, v), cap_rms(k_in, k)
             own = k_in
         growth = (own.norm(dim=-1).clamp_min(1e-6) / k.norm(dim=-1).clamp_min(1e-6)).square()
-        beta = beta / growth.mean(-1, keepdim=True).clamp_min(1.0)
-        o, S = self.scan(u, layout, q=q_in, k=k_in, v=v_in, S=past.cam_S, beta=beta, decay=decay, erase=erase)
+        beta = _tamed(beta, growth)
+        o, S = self.scan(u, layout, q=q_in, k=k_in, v=v_in, beta=beta, erase=erase, **gates)
         return out_of_ray(o, rays), S, conv if carry else None
+
+    def camera_heads(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, tail: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All between projections and memory by a kernel: q, k, v [B, T, D] in 16 bits, growth of keys [B, H, F, N],
+        and the next tail.
+        """
+        rays = layout.rays
+        q, new, v, growth = camera_heads(
+            q=q,
+            k=k,
+            v=v,
+            tail=tail,
+            q_weight=self.q_norm_cam.weight,
+            k_weight=self.k_norm_cam.weight,
+            conv=_taps(self.conv_k_cam.weight),
+            P=rays.P,
+            P_inv=rays.P_inv,
+            cos=rays.rotary.cos,
+            sin=rays.rotary.sin,
+            heads=self.config.heads,
+            frames=layout.frames,
+            eps=self.q_norm_cam.eps,
+            scale=self.key_scale(layout),
+        )
+        growth = growth.unflatten(1, (layout.frames, layout.tokens)).permute(0, 3, 1, 2)
+        return q, new, v, growth, next_tail(k, tail, layout=layout, count=self.config.conv_taps - 1)
 
     def scan(
         self,
@@ -127,9 +182,12 @@ class GDN(Mixer):
 
     def positive(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Heads of the normed queries and keys, cut at zero; keys so small that a frame overwrites at most itself."""
-        scale = (self.config.head_dim * layout.tokens) ** -0.5
-        q, k, v = (split(x, self.config.heads, layout) for x in (q.relu(), k.relu() * scale, v))
+        k = k.relu() * self.key_scale(layout)
+        q, k, v = (split(x, self.config.heads, layout) for x in (q.relu(), k, v))
         return q, k, v
+
+    def key_scale(self, layout: Layout) -> float:
+        return float((self.config.head_dim * layout.tokens) ** -0.5)
 
     def blank(self, u: Tensor, layout: Layout) -> Memory:
         """The memory before the first chunk."""
@@ -161,7 +219,7 @@ def short_conv(
     back and j frames ahead.  tail: [B, taps-1, N, D], the frames before; None: nothing.
     across: whether the past reaches into earlier chunks.  Returns [B, T, D] and the next tail.
     """
-    w = weight[:, 0].mT.to(k.dtype).contiguous()  # [taps, D]
+    w = _taps(weight).to(k.dtype)
     taps = w.shape[0]
     k = k.unflatten(1, (layout.frames, layout.tokens))
     count = layout.frames
@@ -176,3 +234,22 @@ def short_conv(
         future = F.pad(k[:, j:], (0, 0, 0, 0, 0, j)) * same.to(k.dtype)
         y = y + future * w[-1 - j]
     return y.flatten(1, 2), long[:, -(taps - 1) :]
+
+
+def next_tail(k: Tensor, tail: Tensor | None, *, layout: Layout, count: int) -> Tensor:
+    """What `short_conv` returns second, for `count` frames: [B, count, N, D]."""
+    k = k.unflatten(1, (layout.frames, layout.tokens))
+    if layout.frames < count:
+        before = k.new_zeros(1).expand(k.shape[0], count, *k.shape[2:]) if tail is None else tail.to(k.dtype)
+        k = torch.cat((before, k), dim=1)
+    return k[:, -count:].contiguous()
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """[D, 1, taps] -> [taps, D]."""
+    return weight[:, 0].mT.contiguous()
+
+
+def _tamed(beta: Tensor, growth: Tensor) -> Tensor:
+    """Write strengths [B, H, F, N], less for frames whose keys grow, so that they still overwrite at most themselves."""
+    return beta / growth.mean(-1, keepdim=True).clamp_min(1.0)

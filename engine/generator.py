@@ -130,13 +130,14 @@ class Generator:
         shape = (B, C, cond.P.shape[1], h, w)
         if noise is None:
             noise = chunk_noise(shape, seed=state.seed, chunk=state.chunk)
-        given = self.model.given(
-            text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks or None, dtype=self.dtype
-        )
         noise = noise.to(state.latent.device, torch.float32)
+        text, mask, past = state.text, state.text_mask, state.blocks
         if self.steady is not None and self.steady.fits(state.blocks):
-            x, finite, blocks = self.steady(noise, given)
+            x, finite, blocks = self.steady(noise, text=text, text_mask=mask, cond=cond, past=past)
         else:
+            given = self.model.given(
+                text=text, text_mask=mask, cond=cond, past=past or None, dtype=self.dtype
+            )
             pinned = state.latent[:, :, None].float() if state.frame == 0 else None
             x = self._denoised(noise, given, pinned, memory)
             flow, blocks = self._pass(x, 0.0, given, pinned, memory)

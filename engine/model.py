@@ -25,6 +25,8 @@ from engine.state import BlockState, Keys, Memory, reanchor, within_window
 from engine.ucpe import whole_move
 from engine.window import attention_mask
 
+Words = tuple[tuple[Tensor, Tensor], ...]  # per block: keys and values of the text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
@@ -32,7 +34,7 @@ class Given:
 
     layout: Layout
     rays: tuple[Tensor, ...]  # per block [B, T, D]: what the Plücker rays add to the residual stream
-    words: tuple[tuple[Tensor, Tensor], ...]  # per block: keys and values of the text
+    words: Words
     text_mask: Tensor | None
     past: tuple[BlockState, ...] | None
 
@@ -139,9 +141,11 @@ class WorldModel(nn.Module):
         chunks: tuple[int, ...] | None = None,
         dtype: torch.dtype,
         at: Tensor | None = None,
+        words: Words | None = None,
     ) -> Given:
         """Work out what does not depend on the noise level. Arguments as in `forward`; dtype: of the latents.
 
+        words: of the text, where they are known.
         at: the index of the first latent frame as a tensor [], where a graph must not be of one; None: `cond` says it.
         """
         chunks = self._checked_chunks(cond.P.shape[1], chunks)
@@ -158,10 +162,14 @@ class WorldModel(nn.Module):
         return Given(
             layout=place,
             rays=tuple(block.plucker_proj(E) for block in self._blocks()),
-            words=tuple(block.cross_attn.keys(text) for block in self._blocks()),
+            words=self.words(text) if words is None else words,
             text_mask=text_mask,
             past=past,
         )
+
+    def words(self, text: Tensor) -> Words:
+        """Keys and values of embedded words [B, L, D] in every block: constant for a prompt."""
+        return tuple(block.cross_attn.keys(text) for block in self._blocks())
 
     def denoise(self, x: Tensor, *, timestep: Tensor, given: Given) -> tuple[Tensor, tuple[BlockState, ...]]:
         """One pass. x, timestep and results as in `forward`."""

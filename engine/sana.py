@@ -16,11 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.camera import Intrinsics, Pose
-from engine.conditioning import Anchor, Conditioning, condition_chunk, from_rows, pose_tensor, rigid_inverse
+from engine.conditioning import (
+    Anchor,
+    Conditioning,
+    condition_chunk,
+    from_rows,
+    latent_intrinsics,
+    pose_tensor,
+    rigid_inverse,
+)
 from engine.config import FPS, WorldSpec
 from engine.engine import Chunk
 from engine.frame import Frame
 from engine.generator import Generator, NotFinite
+from engine.graphed import Graphed
 from engine.laps import Laps
 from engine.model import WorldModel
 from engine.pictures import PictureDecoder
@@ -70,6 +79,7 @@ class SanaEngine:
         self.text, self.refining = text.to(self.device), refining
         _, y, x = vae.config.stride
         self.grid = (spec.height // y, spec.width // x)
+        self._seen = Graphed(self._see)
 
     @torch.inference_mode()
     def start(
@@ -188,27 +198,28 @@ class SanaEngine:
         poses: [1, n, 4, 4].  Ray matrices are computed in the dtype of the model, as released: in bfloat16 rays turn
         by up to 0.44°, and the weights have known no others.
         """
-        config, opens = self.generator.config, state.frame == 0
+        opens = state.frame == 0
         assert state.anchor is not None
         poses = poses.to(self.device)
         if opens:
             poses = torch.cat([state.anchor.camera[:, None].to(poses), poses], dim=1)
-        rows = torch.from_numpy(intrinsics.row).to(self.device).expand(1, poses.shape[1], 4)
-        cond, anchor = condition_chunk(
-            None if opens else state.anchor, poses, rows, frame=state.frame, grid=self.grid, config=config
-        )
-        t, y, x = config.stride
-        last = poses[:, (0 if opens else t - 1) :: t]
+        row = torch.from_numpy(intrinsics.row).to(self.device)
+        anchor = None if opens else state.anchor.to(poses)
+        cond, anchor = self._seen(poses, row, anchor)
+        return replace(cond, frame=state.frame), anchor
+
+    def _see(self, poses: Tensor, row: Tensor, anchor: Anchor | None) -> tuple[Conditioning, Anchor]:
+        """The same of tensors, at a frame that only tells whether it is the first. row: [4] intrinsics."""
+        config, frame = self.generator.config, 0 if anchor is None else 1
+        rows = row.expand(1, poses.shape[1], 4)
+        cond, anchor = condition_chunk(anchor, poses, rows, frame=frame, grid=self.grid, config=config)
+        t = config.stride[0]
+        last = poses[:, (t - 1 if frame else 0) :: t]
         relative = rigid_inverse(anchor.pose.to(poses))[:, None] @ last
-        latent = rows[:, : last.shape[1]] / rows.new_tensor([x, y, x, y])
+        latent = latent_intrinsics(rows[:, : last.shape[1]], config)
         told = torch.cat([relative.flatten(-2), latent], dim=-1).float()
         cond = from_rows(
-            told,
-            cond.plucker,
-            grid=self.grid,
-            config=config,
-            frame=state.frame,
-            dtype=self.generator.dtype,
+            told, cond.plucker, grid=self.grid, config=config, frame=frame, dtype=self.generator.dtype
         )
         return cond, anchor
 

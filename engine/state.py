@@ -41,6 +41,31 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Room(Keys):
+    """Keys with room behind them for those of a chunk, which every pass over it overwrites."""
+
+    own: int  # tokens of the chunk
+
+    def filled(self, new: Keys) -> Keys:
+        """All keys, those of the chunk being the new ones: the same memory for every pass."""
+        for there, x in zip(parts(self), parts(new), strict=True):
+            there[:, :, -self.own :].copy_(x)
+        return Keys(k=self.k, v=self.v, cam_k=self.cam_k, cam_v=self.cam_v)
+
+
+def parts(keys: Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return keys.k, keys.v, keys.cam_k, keys.cam_v
+
+
+def with_room(keys: Keys, own: int) -> Room:
+    """A copy with room for `own` tokens."""
+    k, v, cam_k, cam_v = (
+        torch.cat((x, torch.zeros_like(x[:, :, :1]).expand(-1, -1, own, -1)), 2) for x in parts(keys)
+    )
+    return Room(k=k, v=v, cam_k=cam_k, cam_v=cam_v, own=own)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockState:
     """One block after a chunk."""
 

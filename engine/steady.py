@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+import weakref
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.conditioning import Conditioning
 from engine.graphed import Graphed
-from engine.model import BlockForm, Given, WorldModel, plain
+from engine.model import BlockForm, Given, Words, WorldModel, plain
 from engine.schedule import euler, steps, timestep
-from engine.state import BlockState, Keys, Memory
+from engine.state import BlockState, Keys, Memory, with_room
 from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
@@ -23,12 +25,26 @@ Passes = tuple[
 ]  # latents, whether all is finite, what blocks remember
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a chunk is made from besides noise, without its time in anything but `at`."""
+
+    text: Tensor
+    text_mask: Tensor | None
+    words: Words
+    cond: Conditioning
+    past: tuple[BlockState, ...]
+    at: Tensor  # [] int64, index of the first latent frame
+
+
 class SteadyChunk:
     """Called for the chunks of a full window: the first is compiled and captured, all later ones are replayed."""
 
     def __init__(self, model: WorldModel, levels: tuple[float, ...]) -> None:
         self.model, self.levels = model, levels
         self._graphed = Graphed(self._compiled, eager=self._plain)
+        self._text: weakref.ref[Tensor] | None = None
+        self._words: Words = ()
 
     def fits(self, past: tuple[BlockState, ...]) -> bool:
         """Whether what the blocks remember after the coming chunk has the shapes of what they do before it."""
@@ -40,21 +56,56 @@ class SteadyChunk:
         """Whether the steady chunk is captured."""
         return self._graphed.captured > 0
 
-    def __call__(self, noise: Tensor, given: Given) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
-        """noise: [B, C, F, h, w] fp32. Returns latents like it, whether all numbers are finite, and the new state."""
-        assert given.past is not None
-        timeless = tuple(replace(b, chunks=(), index=0) for b in given.past)
-        x, finite, mixers, tails = self._graphed(noise, replace(given, past=timeless))
-        return x, bool(finite), self.model.after(given, mixers, tails)
+    def __call__(
+        self,
+        noise: Tensor,
+        *,
+        text: Tensor,
+        text_mask: Tensor | None,
+        cond: Conditioning,
+        past: tuple[BlockState, ...],
+    ) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
+        """noise: [B, C, F, h, w] fp32; the rest as in `WorldModel.forward`. All of it becomes one chunk.
 
-    def _plain(self, x: Tensor, given: Given) -> Passes:
-        return self.passes(x, given, plain)
+        Returns latents like noise, whether all numbers are finite, and the new state.
+        """
+        told = Told(
+            text=text,
+            text_mask=text_mask,
+            words=self._known(text),
+            cond=replace(cond, frame=0),
+            past=tuple(replace(b, chunks=(), index=0) for b in past),
+            at=torch.full((), cond.frame, device=noise.device),
+        )
+        x, finite, mixers, tails = self._graphed(noise, told)
+        return x, bool(finite), self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
 
-    def _compiled(self, x: Tensor, given: Given) -> Passes:
-        return self.passes(x, given, compiled())
+    def _known(self, text: Tensor) -> Words:
+        """Keys and values of the words, worked out where the text is another than the last time."""
+        if self._text is None or self._text() is not text:
+            self._words, self._text = self.model.words(text), weakref.ref(text)
+        return self._words
+
+    def _plain(self, x: Tensor, told: Told) -> Passes:
+        return self.passes(x, self._given(told), plain)
+
+    def _compiled(self, x: Tensor, told: Told) -> Passes:
+        return self.passes(x, self._given(told), compiled())
+
+    def _given(self, told: Told) -> Given:
+        return self.model.given(
+            text=told.text,
+            text_mask=told.text_mask,
+            words=told.words,
+            cond=told.cond,
+            past=told.past,
+            dtype=self.model.final_layer.linear.weight.dtype,
+            at=told.at,
+        )
 
     def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
         """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""
+        given = roomy(given)
         for level, target in steps(self.levels):
             flow, _, _ = self._pass(x, level, given, block, memory)
             x = euler(x, flow.float(), level=level, target=target)
@@ -69,6 +120,16 @@ class SteadyChunk:
             x = torch.cat((x, memory.to(x)), dim=1)
         dtype = self.model.final_layer.linear.weight.dtype
         return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
+
+
+def roomy(given: Given) -> Given:
+    """Keys of the past joined once for all passes, with room for those of the chunk."""
+    own = given.layout.frames * given.layout.tokens
+    past = tuple(
+        replace(b, mixer=with_room(b.mixer, own)) if isinstance(b.mixer, Keys) else b
+        for b in given.past or ()
+    )
+    return replace(given, past=past or None)
 
 
 def all_finite(*values: Tensor | Memory | Keys) -> Tensor:

@@ -3,8 +3,8 @@
     a = silu(h)      c = conv(a)      y = c[:M]·silu(c[M:])
 
 With gradients one program per frame and block of channels: a and the gradient of c go through memory once, and the
-shifted reads hit the cache. Without, a is made by the caller's compiler and c by programs small enough to fill the GPU
-with three frames. Sums are fp32, a has the dtype of h. Twin and oracle: `gated_conv_plain`.
+shifted reads hit the cache. Without, a stays in registers (`gated_conv_forward`). Sums are fp32. Twin and oracle:
+`gated_conv_plain`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import triton.language as tl
 
 BLOCK, CHANNELS, WARPS = 32, 64, 4  # tokens per step and channels of a program
-READ_BLOCK, READ_CHANNELS, READ_WARPS = 16, 128, 4  # tokens and channels of a program without gradients
 
 
 def gated_conv_plain(h: Tensor, *, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -37,31 +36,6 @@ def gated_conv(h: Tensor, *, weight: Tensor, bias: Tensor, grid: tuple[int, int]
     """`gated_conv_plain` by kernels. weight and bias in fp32."""
     taps = weight.flatten(1).mT.float()  # [9, 2M]
     return torch.ops.explorer.gated_conv(h, taps, bias.float(), *grid)[0]
-
-
-def gated_conv_forward(h: Tensor, *, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`gated_conv_plain` by a kernel that has no gradient. weight and bias in any dtype."""
-    return torch.ops.explorer.gated_conv_forward(F.silu(h), weight, bias, *grid)
-
-
-@torch.library.custom_op(
-    "explorer::gated_conv_forward",
-    mutates_args=(),
-    schema="(Tensor a, Tensor weight, Tensor bias, int rows, int columns) -> Tensor",
-)
-def _gated_conv_forward(a: Tensor, weight: Tensor, bias: Tensor, rows: int, columns: int) -> Tensor:
-    """a: [R, N, 2M].  weight: [2M, 1, 3, 3].  bias: [2M].  Returns y [R, N, M]."""
-    a, sizes = a.contiguous(), _sizes(a, rows, columns)
-    sizes |= dict(BLOCK=READ_BLOCK, CHANNELS=READ_CHANNELS, num_warps=READ_WARPS)
-    y = a.new_empty(*a.shape[:2], a.shape[2] // 2)
-    programs = (-(-a.shape[1] // READ_BLOCK), -(-a.shape[2] // 2 // READ_CHANNELS), a.shape[0])
-    compiled(_gated)[programs](a, weight.contiguous(), bias, y, **sizes)
-    return y
-
-
-@_gated_conv_forward.register_fake
-def _(a: Tensor, weight: Tensor, bias: Tensor, rows: int, columns: int) -> Tensor:
-    return a.new_empty(*a.shape[:2], a.shape[2] // 2)
 
 
 @torch.library.custom_op(
@@ -181,32 +155,6 @@ def _forward(
             gate += w * tl.load(a + at + M, mask=inside, other=0.0).to(tl.float32)
         out = value * gate / (1.0 + tl.exp(-gate))
         tl.store(y + n * M + m, out.to(y.dtype.element_ty), mask=live)
-
-
-def _gated(
-    a, weight, bias, y,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    N: tl.constexpr = ROWS * COLUMNS
-    r = tl.program_id(2).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
-    m = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    live, known = (n < N) & (m < M), m < M
-    a += r * N * 2 * M
-    value = tl.zeros([BLOCK, CHANNELS], dtype=tl.float32)
-    gate = tl.zeros([BLOCK, CHANNELS], dtype=tl.float32)
-    for tap in tl.static_range(9):
-        row, column = n // COLUMNS + tap // 3 - 1, n % COLUMNS + tap % 3 - 1
-        inside = live & (row >= 0) & (row < ROWS) & (column >= 0) & (column < COLUMNS)
-        at = (row * COLUMNS + column) * 2 * M + m
-        w = tl.load(weight + m * 9 + tap, mask=known, other=0.0).to(tl.float32)
-        value += w * tl.load(a + at, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(weight + (M + m) * 9 + tap, mask=known, other=0.0).to(tl.float32)
-        gate += w * tl.load(a + at + M, mask=inside, other=0.0).to(tl.float32)
-    value += tl.load(bias + m, mask=known, other=0.0).to(tl.float32)
-    gate += tl.load(bias + M + m, mask=known, other=0.0).to(tl.float32)
-    out = value * gate / (1.0 + tl.exp(-gate))
-    tl.store(y + r * N * M + n * M + m, out.to(y.dtype.element_ty), mask=live)
 
 
 def _backward(

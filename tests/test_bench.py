@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.bench import kernels as bench_kernels
-from engine.bench.cases import VIEWS, Case, Shape
+from engine.bench.case import VIEWS, Case, Shape
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
+from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.gated_conv_forward import gated_conv_forward
 from tests.flights import distance
 
 pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
@@ -39,8 +40,14 @@ def test_kernel_equals_twin(R: int, grid: tuple[int, int], M: int) -> None:
         assert distance(ours[name], want) <= 2 * max(distance(twin[name], want), floor), name
 
 
-@pytest.mark.parametrize(("R", "grid", "M"), [(3, (1, 1), 9), (2, (3, 5), 7), (1, (6, 7), 130)], ids=str)
-def test_the_form_without_gradients(R: int, grid: tuple[int, int], M: int) -> None:
+@pytest.mark.parametrize(
+    ("R", "grid", "M"), [(3, (1, 1), 9), (2, (3, 5), 7), (1, (6, 17), 65), (1, (1, 8), 64)], ids=str
+)
+@pytest.mark.parametrize("fill", [1, 1024])  # programs: one walks down all rows, or only two
+def test_the_form_without_gradients(
+    monkeypatch: pytest.MonkeyPatch, R: int, grid: tuple[int, int], M: int, fill: int
+) -> None:
+    monkeypatch.setattr("kernels.gated_conv_forward.FILL", fill)
     g = torch.Generator().manual_seed(R)
     shapes = dict(h=(R, grid[0] * grid[1], 2 * M), weight=(2 * M, 1, 3, 3), bias=(2 * M,))
     given = {name: torch.randn(s, generator=g, dtype=torch.float64) for name, s in shapes.items()}
@@ -58,9 +65,32 @@ def test_the_operator_is_well_formed() -> None:
     torch.library.opcheck(op, (h, taps, bias, 2, 3), test_utils=kinds)
 
 
-def test_the_grid_must_fit() -> None:
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # of an interpreted exponential
+def test_the_form_without_gradients_in_16_bits() -> None:
+    """Weights of both dtypes, numbers so large that their exponentials are not finite; fp16 is what an interpreter rounds."""
+    g = torch.Generator().manual_seed(7)
+    h, weight, bias = (torch.randn(s, generator=g) for s in ((2, 12, 26), (26, 1, 3, 3), (26,)))
+    h[0, 3, ::5], h[1, 0, 1::3] = -300.0, 200.0
+    given = dict(h=h.half(), weight=weight.half(), bias=bias.half())
+    exact = gated_conv_plain(**{n: t.double() for n, t in given.items()}, grid=(3, 4))
+    error = distance(gated_conv_plain(**given, grid=(3, 4)), exact)
+    moved = {n: t.to(DEVICE) for n, t in given.items()}
+    for weights in (moved, {n: t if n == "h" else t.float() for n, t in moved.items()}):
+        ours = gated_conv_forward(**weights, grid=(3, 4))
+        assert ours.dtype == torch.float16
+        assert distance(ours.cpu(), exact) <= 2 * error
+
+
+def test_the_operator_without_gradients_is_well_formed() -> None:
+    given = [torch.randn(s, device=DEVICE) for s in ((2, 6, 4), (4, 1, 3, 3), (4,))]
+    op = torch.ops.explorer.gated_conv_forward.default
+    torch.library.opcheck(op, (*given, 2, 3), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("form", [gated_conv, gated_conv_forward])
+def test_the_grid_must_fit(form: Callable[..., Tensor]) -> None:
     with pytest.raises(ValueError, match="6 tokens are no grid of 2x2"):
-        gated_conv(
+        form(
             torch.zeros(1, 6, 4, device=DEVICE),
             weight=torch.zeros(4, 1, 3, 3, device=DEVICE),
             bias=torch.zeros(4, device=DEVICE),

@@ -19,8 +19,9 @@ from engine.model import WorldModel
 from engine.random_weights import random_module
 from engine.sana import SanaEngine
 from engine.state import StreamState
-from engine.steady import SteadyChunk
+from engine.steady import SteadyChunk, Told
 from tests.flights import distance
+from tests.test_whole import FAKE, NothingSent, without_numbers
 from tests.tiny_sana import SIZES, exact_engine, forward_lens
 
 
@@ -124,6 +125,69 @@ def test_the_steady_chunk_is_the_chunk() -> None:
     wanted = flown(engine, Generator(model), 3)
     got = flown(engine, Generator(model, fast=True), 3)
     assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+def test_the_camera_of_a_chunk_is_captured_too() -> None:
+    """Nothing is sent or looked at on the way, as far as it shows without a GPU; and time stays out of it."""
+    engine = exact_engine()
+    lens, poses = forward_lens(engine), pose_tensor([Pose()] * engine.spec.chunk_frames)
+    grey = np.full((engine.spec.height, engine.spec.width, 3), 90, np.uint8)
+    state = engine.start(grey, pose=Pose(), intrinsics=lens, seed=3).state
+    opening, anchor = engine.condition(state, poses, lens)
+    state = replace(state, anchor=anchor, frame=4)
+    cond, _ = engine.condition(state, poses, lens)
+    assert (opening.frame, cond.frame) == (0, 4)
+    row = torch.from_numpy(lens.row)
+    with NothingSent(), FAKE:
+        assert anchor is not None
+        fakes = without_numbers((poses, row, anchor))
+        seen, _ = engine._see(*fakes)
+    assert seen.P.shape == cond.P.shape
+
+
+def test_nothing_in_a_steady_chunk_is_looked_at_or_sent() -> None:
+    """From the camera to the state after it: what a capture allows, as far as it shows without a GPU."""
+    engine = exact_engine()
+    lens, poses = forward_lens(engine), pose_tensor([Pose()] * engine.spec.chunk_frames)
+    grey = np.full((engine.spec.height, engine.spec.width, 3), 90, np.uint8)
+    state = engine.start(grey, pose=Pose(), intrinsics=lens, seed=3).state
+    for _ in range(2):
+        state = engine.step(state, [Pose()] * engine.spec.chunk_frames, intrinsics=lens).state
+    cond, _ = engine.condition(state, poses, lens)
+    model = engine.generator.model
+    told = Told(
+        text=state.text,
+        text_mask=state.text_mask,
+        words=model.words(state.text),
+        cond=replace(cond, frame=0),
+        past=tuple(replace(b, chunks=(), index=0) for b in state.blocks),
+        at=torch.tensor(cond.frame),
+    )
+    noise, told = without_numbers((torch.zeros(1, 8, 3, *engine.grid), told))
+    weights = {k: FAKE.from_tensor(v) for k, v in model.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
+    with FAKE, torch.no_grad(), NothingSent():
+        latents, *_ = SteadyChunk(model, engine.generator.levels)._plain(noise, told)
+    assert latents.shape == noise.shape
+
+
+def test_words_are_read_once_for_a_text() -> None:
+    """Two texts in turn and the first again: what a chunk reads is the keys of its own."""
+    engine, read = exact_engine(), []
+    model = engine.generator.model
+    model.blocks[0].cross_attn.kv_linear.register_forward_hook(lambda *_: read.append(True))
+    wanted = flown(engine, Generator(model), 3)
+    read.clear()
+    fast = Generator(model, fast=True)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, flown(engine, fast, 3), strict=True))
+    assert len(read) == 3  # chunks 0 and 1, and the words that all chunks after them share
+    steady = fast.steady
+    assert steady is not None
+    with torch.inference_mode():
+        one, two = (model.embed_text(torch.randn_like(engine.text.world)) for _ in range(2))
+        for text in (one, two, two, one):
+            for got, want in zip(steady._known(text), model.words(text), strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.conditioning import Conditioning, rigid_inverse
 from engine.config import SANA_WM
-from engine.state import BlockState, Keys, Memory, reanchor
+from engine.state import BlockState, Keys, Memory, reanchor, with_room
 from engine.window import attention_mask, chunk_lengths, visible_chunks
 from tests.flights import SMALL, distance, flight, inputs, random_model, run
 
@@ -142,3 +142,23 @@ def test_later_writes_differ_after_a_shift() -> None:
     stay, _ = continued(past, torch.float64, None)
     shifted, _ = continued(past, torch.float64, motion(0.0, (1.0, 0.0, 2.0)))
     assert distance(shifted, stay) > 1e-4
+
+
+def test_keys_with_room_are_those_joined_anew() -> None:
+    """Filled pass after pass with other keys of a chunk; what they were made of stays as it was."""
+    g = torch.Generator().manual_seed(0)
+
+    def keys(tokens: int) -> Keys:
+        return Keys(**{n: torch.randn(2, 3, tokens, 4, generator=g) for n in ("k", "v", "cam_k", "cam_v")})
+
+    past, before = keys(5), None
+    room = with_room(past, 2)
+    for _ in range(2):
+        new = keys(2)
+        got = room.filled(new)
+        for name in ("k", "v", "cam_k", "cam_v"):
+            joined = torch.cat([getattr(x, name) for x in (past, new)], dim=2)
+            assert torch.equal(getattr(got, name), joined)
+        assert type(got) is Keys  # what is remembered has no room
+        assert before is None or got.k.data_ptr() == before
+        before = got.k.data_ptr()

@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.config import MEMORY, POCKET, POCKET_CODEC, SANA_WM
+from engine.bench.case import LEVEL, STREAM, TRAINING, VIEWS, Case, Shape
+from engine.bench.cases_sana import SANA_CASES
 from engine.gdn import EPS
 from engine.ltx2 import LTX2_VAE
 from engine.rope import Rotary, rotary_tables, rotate_real
-from engine.setup import Sizes
 from engine.warp import Sources, Warped, warp
 from kernels.conv_input import conv_input, conv_input_plain
-from kernels.gated_conv import gated_conv, gated_conv_forward, gated_conv_plain
+from kernels.gated_conv import gated_conv, gated_conv_plain
+from kernels.gated_conv_forward import gated_conv_forward
 from kernels.gdn_chunk import gdn_chunk
 from kernels.gdn_scan import gdn_scan
 from kernels.gdn_stream import gdn_main, gdn_stream
 from kernels.to_pixels import to_pixels, to_pixels_plain
-
-Call = Callable[..., Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Of what kernels are given: clips or flights, latent frames, grid, heads and their width, channels."""
-
-    clips: int
-    frames: int
-    grid: tuple[int, int]
-    heads: int
-    width: int
-
-    @property
-    def tokens(self) -> int:
-        """Per frame."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def dim(self) -> int:
-        return self.heads * self.width
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One kernel."""
-
-    name: str
-    shape: Shape
-    inputs: Callable[[Shape, torch.device, torch.dtype], dict[str, Any]]
-    kernel: Call  # takes the inputs by name
-    twin: Call
-    backward: bool = False  # time the gradients of all floating inputs too
-
-
-TRAINING = Shape(
-    clips=64, frames=13, grid=POCKET_CODEC.grid, heads=POCKET.heads, width=POCKET.head_dim
-)  # clips of a step of `explorer train world`
-STREAM = Shape(
-    clips=1, frames=SANA_WM.chunk, grid=Sizes().grid, heads=SANA_WM.heads, width=SANA_WM.head_dim
-)  # a chunk of sana-wm
-LEVEL = Shape(
-    clips=1,
-    frames=SANA_WM.chunk * LTX2_VAE.stride[0],
-    grid=(Sizes().height // LTX2_VAE.patch, Sizes().width // LTX2_VAE.patch),
-    heads=1,
-    width=LTX2_VAE.decoder_widths[-1] // 2,
-)  # a chunk of sana-wm in the last and largest level of its decoder
-VIEWS = Shape(
-    clips=1, frames=1 + MEMORY.chosen, grid=(POCKET_CODEC.height, POCKET_CODEC.width), heads=1, width=1
-)  # pictures that a chunk of pocket recalls, pixel by pixel
 
 
 def scan_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -231,4 +178,5 @@ CASES = (
     Case(name="conv_input", shape=LEVEL, inputs=level_inputs, kernel=conv_input, twin=conv_input_plain),
     Case(name="to_pixels", shape=LEVEL, inputs=pixel_inputs, kernel=to_pixels, twin=to_pixels_plain),
     Case(name="warp", shape=VIEWS, inputs=warp_inputs, kernel=warp_kernel, twin=warp),
+    *SANA_CASES,
 )

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.bench.cases import CASES, Call, Case
+from engine.bench.case import Call, Case
+from engine.bench.cases import CASES
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import Tick, timed, timed_on_gpu
 from engine.bench.goals import comparable

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.bench.cases import Case, Shape
+from engine.bench.case import Case, Shape
 from engine.ltx2 import LTX2_REFINER
 from engine.refiner_model import EPS
 from engine.setup import Sizes
