@@ -321,7 +321,7 @@ def _condition(
     index = _pixel_frames(poses.shape[1], config=config, first=frame == 0, device=poses.device)  # [F, n]
     last = index[:, -1].clone()
     if frame == 0:
-        last[0] = 0
+        last[:1].zero_()
     world = rigid_inverse(anchors)
     lat = latent_intrinsics(intrinsics, config).float()
     here = (world @ poses[:, last]).float()
@@ -369,7 +369,8 @@ def _pixel_frames(count: int, *, config: ModelConfig, first: bool, device: torch
 def latent_intrinsics(intrinsics: Tensor, config: ModelConfig) -> Tensor:
     _, sy, sx = config.stride
     scale = torch.ones_like(intrinsics[..., :1, :])  # a list would have to be sent to a GPU
-    scale[..., 0::2], scale[..., 1::2] = sx, sy
+    scale[..., 0::2].fill_(sx)
+    scale[..., 1::2].fill_(sy)
     return intrinsics / scale
 
 

@@ -48,21 +48,22 @@ class Room(Keys):
 
     def filled(self, new: Keys) -> Keys:
         """All keys, those of the chunk being the new ones: the same memory for every pass."""
-        for there, x in zip(parts(self), parts(new), strict=True):
+        for there, x in zip(_parts(self), _parts(new), strict=True):
             there[:, :, -self.own :].copy_(x)
         return Keys(k=self.k, v=self.v, cam_k=self.cam_k, cam_v=self.cam_v)
 
 
-def parts(keys: Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return keys.k, keys.v, keys.cam_k, keys.cam_v
-
-
 def with_room(keys: Keys, own: int) -> Room:
     """A copy with room for `own` tokens."""
-    k, v, cam_k, cam_v = (
-        torch.cat((x, torch.zeros_like(x[:, :, :1]).expand(-1, -1, own, -1)), 2) for x in parts(keys)
-    )
+    old = _parts(keys)
+    k, v, cam_k, cam_v = (x.new_empty(*x.shape[:2], x.shape[2] + own, x.shape[3]) for x in old)
+    for there, x in zip((k, v, cam_k, cam_v), old, strict=True):
+        there[:, :, : x.shape[2]].copy_(x)
     return Room(k=k, v=v, cam_k=cam_k, cam_v=cam_v, own=own)
+
+
+def _parts(keys: Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return keys.k, keys.v, keys.cam_k, keys.cam_v
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
