@@ -82,14 +82,14 @@ def dreamed_again(session: Session, engine: SanaEngine, id: int, before: Path) -
 def test_rewind_branch_save_open(session: Session, engine: SanaEngine, assets: Path, tmp_path: Path) -> None:
     session.refine("on")
     fly(session, assets, 2)
-    line, path = session.history.timeline.line(), session.history.spool.path
-    assert dreamed_again(session, engine, line[2], path(line[1]))
+    line, spool = session.history.timeline.line(), session.history.spool
+    assert dreamed_again(session, engine, line[2], spool.entry(line[1]).path)
     session.go(line[1])
     run(session, TURN, lambda _: moments(session) > 2)
     branch = session.history.timeline.line()
     assert branch[:2] == line[:2]
     assert set(branch[2:]).isdisjoint(line)
-    assert dreamed_again(session, engine, branch[2], path(line[1]))
+    assert dreamed_again(session, engine, branch[2], spool.entry(line[1]).path)
 
     session.pause(True, now=time.perf_counter())
     run(session, W, lambda _: True)
