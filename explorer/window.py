@@ -6,8 +6,10 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any
 
 os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")  # pixels, not enlarged ones
 import pygame
@@ -17,6 +19,8 @@ from explorer.bindings import commands, key_axes
 from explorer.controls import Grip, Hands
 from explorer.gamepad import PadHands
 from explorer.settings import Settings
+
+_asked: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()  # events for the window from other threads
 
 NO_DISPLAY = (
     "no display to open a window on: run `explorer serve` and fly in a browser, or add --path and --out"
@@ -121,7 +125,7 @@ class Window:
         """
         actions: list[Action] = []
         since, self._looked = self._looked or now, now
-        for event in pygame.event.get():
+        for event in (*_posted(), *pygame.event.get()):
             self.saw(event, now)
             handler = self._handlers.get(event.type)
             came = getattr(event, "at", since)
@@ -257,13 +261,21 @@ def grip(settings: Settings) -> Grip:
 
 def post_key(key: str, *, down: bool, now: float) -> None:
     """Press or release a key as if by hand at this time. From any thread."""
-    kind = pygame.KEYDOWN if down else pygame.KEYUP
-    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(key), at=now))
+    _asked.put((pygame.KEYDOWN if down else pygame.KEYUP, {"key": key, "at": now}))
 
 
 def post_quit() -> None:
     """Close the window as if by hand. From any thread."""
-    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    _asked.put((pygame.QUIT, {}))
+
+
+def _posted() -> Iterator[pygame.event.Event]:
+    """What other threads have asked for. Only the thread of the window touches SDL."""
+    while not _asked.empty():
+        kind, given = _asked.get()
+        yield pygame.event.Event(
+            kind, {k: pygame.key.key_code(v) if k == "key" else v for k, v in given.items()}
+        )
 
 
 def open_gl(
