@@ -17,7 +17,7 @@ import torch
 from engine.camera import Intrinsics, Pose
 from engine.opening import open_sana
 from engine.setup import Refining, Setup
-from engine.snapshot import size
+from engine.values import size
 from explorer.controls import Steering
 from explorer.flight import Flight, open_flight
 from explorer.keeper import Keeper

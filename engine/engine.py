@@ -33,7 +33,6 @@ from engine.laps import Laps
 from engine.memory import begin
 from engine.model import WorldModel
 from engine.recall import Draw, checked, draw_on, first_source, recall
-from engine.schedule import chunk_noise
 from engine.state import StreamState
 from engine.steady import release_compiler
 from engine.whole import Asked, WholeChunk, remembered, shown
@@ -184,7 +183,7 @@ class Engine:
             state.anchor, places, lenses, frame=state.frame, grid=grid, config=config
         )
         asked = Asked(
-            noise=self._noise(state, attempt),
+            noise=self.generator.noise(state, frames=config.chunk, attempt=attempt),
             cond=cond,
             at=torch.tensor(state.frame),
             poses=places,
@@ -290,12 +289,6 @@ class Engine:
         for _ in range(1 if self.whole is None else self.generator.config.window + UNTIL_CAPTURED):
             state = self.step(state, [Pose()] * self.spec.chunk_frames, intrinsics=lens).state
         release_compiler()
-
-    def _noise(self, state: StreamState, attempt: int) -> Tensor:
-        """What a chunk starts from, [1, C, F, h, w] fp32: decided by seed, chunk and attempt."""
-        batch, channels, *grid = state.latent.shape
-        shape = (batch, channels, self.generator.config.chunk, *grid)
-        return chunk_noise(shape, seed=state.seed + (attempt << 32), chunk=state.chunk)
 
     def next_frame(self, state: StreamState) -> int:
         """Index of the first pixel frame after `state`."""

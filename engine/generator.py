@@ -110,6 +110,11 @@ class Generator:
             )
         return replace(state, text=self._embedded(text), text_mask=text_mask)
 
+    def noise(self, state: StreamState, *, frames: int, attempt: int = 0) -> Tensor:
+        """What the next chunk starts from, [B, C, F, h, w] fp32 on the CPU: decided by seed, chunk and attempt."""
+        B, C, h, w = state.latent.shape
+        return chunk_noise((B, C, frames, h, w), seed=state.seed + (attempt << 32), chunk=state.chunk)
+
     def _embedded(self, text: Tensor) -> Tensor:
         return self.model.embed_text(text if self.config.words else text.to(self.dtype))
 
@@ -126,10 +131,9 @@ class Generator:
             raise ValueError(
                 f"camera of latent frame {cond.frame} for a state that is at frame {state.frame}"
             )
-        B, C, h, w = state.latent.shape
-        shape = (B, C, cond.P.shape[1], h, w)
+        frames = cond.P.shape[1]
         if noise is None:
-            noise = chunk_noise(shape, seed=state.seed, chunk=state.chunk)
+            noise = self.noise(state, frames=frames)
         noise = noise.to(state.latent.device, torch.float32)
         text, mask, past = state.text, state.text_mask, state.blocks
         if self.steady is not None and self.steady.fits(state.blocks):
@@ -147,7 +151,7 @@ class Generator:
         return x, replace(
             state,
             blocks=blocks,
-            frame=state.frame + shape[2],
+            frame=state.frame + frames,
             chunk=state.chunk + 1,
             latent=x[:, :, -1],
             anchor=state.anchor if anchor is None else anchor,

@@ -8,30 +8,15 @@ out, so values stay values.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from engine.values import put_together, take_apart
+
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor stood in a value that was taken apart."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A tuple or dataclass that was taken apart, for whose fields everything but tensors must be hashable."""
-
-    kind: type
-    parts: tuple[Hashable, ...]
 
 
 class Graphed(Generic[R]):
@@ -92,30 +77,3 @@ class _Graph:
         copies = [torch.empty_like(x) for x in self._outputs]
         torch._foreach_copy_(copies, self._outputs)
         return put_together(self._result, iter(copies))
-
-
-def take_apart(value: Any, leaves: list[Tensor]) -> Hashable:
-    """What is left of a value without its tensors, which are appended to `leaves` in order."""
-    if isinstance(value, Tensor):
-        leaves.append(value)
-        return Place(tuple(value.shape), value.dtype)
-    if isinstance(value, tuple):
-        return Group(tuple, tuple(take_apart(v, leaves) for v in value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return Group(type(value), tuple(take_apart(getattr(value, f.name), leaves) for f in fields(value)))
-    hash(value)
-    return value
-
-
-def put_together(what: Hashable, leaves: Iterator[Tensor]) -> Any:
-    """The inverse of `take_apart`."""
-    if isinstance(what, Place):
-        return next(leaves)
-    if isinstance(what, Group):
-        parts = [put_together(p, leaves) for p in what.parts]
-        return tuple(parts) if what.kind is tuple else what.kind(**_named(what.kind, parts))
-    return what
-
-
-def _named(kind: Any, parts: list[Any]) -> dict[str, Any]:
-    return {f.name: part for f, part in zip(fields(kind), parts, strict=True)}

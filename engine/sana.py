@@ -36,14 +36,13 @@ from engine.pictures import PictureDecoder
 from engine.prompt import Text
 from engine.refiner import Prompt, Refiner
 from engine.refiner_model import RefinerModel
-from engine.schedule import chunk_noise
-from engine.snapshot import form
 from engine.state import StreamState
 from engine.steady import release_compiler
 from engine.vae import Vae
+from engine.values import form
 
 UNTIL_STEADY = (
-    3  # chunks: chunk 0, one while the window fills, and the first of the steady shape, which is captured
+    3  # chunks: chunk 0, one while the window fills, the first of the steady shape, which is captured
 )
 
 
@@ -135,7 +134,7 @@ class SanaEngine:
             raise ValueError("a state without a decoder's tails: pass what `start` or `step` returned")
         laps = Laps()
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
-        noise = self._other_noise(state, attempt) if attempt else None
+        noise = self.generator.noise(state, frames=cond.P.shape[1], attempt=attempt)
         latents, after = self.generator.step(state, cond=cond, anchor=anchor, noise=noise)
         latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
         laps.lap("denoise")
@@ -242,15 +241,6 @@ class SanaEngine:
             )
         laps.lap("refine")
         return latents, replace(state, refiner=refiner)
-
-    def _other_noise(self, state: StreamState, attempt: int) -> Tensor:
-        """What a further attempt starts from, [1, C, F, h, w]."""
-        config = self.generator.config
-        frames = config.chunk if state.frame else config.first_chunk
-        batch, channels, *grid = state.latent.shape
-        return chunk_noise(
-            (batch, channels, frames, *grid), seed=state.seed + (attempt << 32), chunk=state.chunk
-        )
 
     def _pixels(self, picture: NDArray[np.uint8]) -> Tensor:
         """[1, 3, Y, X] in [-1, 1]."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -74,38 +74,6 @@ def rebuild(kind: type[V], arrays: Arrays, record: Mapping[str, Any], *, device:
     if rest := {*left, *reader.numbers}:
         raise ValueError(f"the saved state holds {min(rest)}, which this world does not have")
     return value
-
-
-def mapped(value: V, change: Callable[[Tensor], Tensor]) -> V:
-    """The same value with every tensor changed."""
-    if isinstance(value, Tensor):
-        return typing.cast(V, change(value))
-    if isinstance(value, tuple):
-        return typing.cast(V, tuple(mapped(item, change) for item in value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: mapped(getattr(value, f.name), change) for f in fields(value)})
-    return value
-
-
-def form(value: V) -> V:
-    """Types and shapes without numbers, which takes no memory."""
-    return mapped(value, lambda x: torch.empty_like(x, device="meta"))
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """All of its tensors, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple):
-        return [x for item in value for x in tensors(item)]
-    if is_dataclass(value):
-        return [x for f in fields(value) for x in tensors(getattr(value, f.name))]
-    return []
-
-
-def size(value: Any) -> int:
-    """Bytes of all its tensors."""
-    return sum(x.nbytes for x in tensors(value))
 
 
 class _Reader:

@@ -94,6 +94,11 @@ class StreamState:
     refining: bool = True  # whether the second stage, where there is one, works on the coming chunks
 
 
+def timeless(blocks: tuple[BlockState, ...]) -> tuple[BlockState, ...]:
+    """What blocks remember, without how much and since when: the same from chunk to chunk but for what tensors hold."""
+    return tuple(replace(block, chunks=(), index=0) for block in blocks)
+
+
 def reanchor(blocks: tuple[BlockState, ...], G: Tensor) -> tuple[BlockState, ...]:
     """Express the camera memory relative to another anchor: X_new = G X_old, G rigid [B, 4, 4] in model units.
 

@@ -16,13 +16,11 @@ from engine.conditioning import Conditioning
 from engine.graphed import Graphed
 from engine.model import BlockForm, Given, Words, WorldModel, plain
 from engine.schedule import euler, steps, timestep
-from engine.state import BlockState, Keys, Memory, with_room
+from engine.state import BlockState, Keys, Memory, timeless, with_room
 from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
-Passes = tuple[
-    Tensor, Tensor, Mixers, tuple[Tensor, ...]
-]  # latents, whether all is finite, what blocks remember
+Passes = tuple[Tensor, Tensor, Mixers, tuple[Tensor, ...]]  # latents, whether all is finite, mixers, tails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,7 @@ class SteadyChunk:
             text_mask=text_mask,
             words=self._known(text),
             cond=replace(cond, frame=0),
-            past=tuple(replace(b, chunks=(), index=0) for b in past),
+            past=timeless(past),
             at=torch.full((), cond.frame, device=noise.device),
         )
         x, finite, mixers, tails = self._graphed(noise, told)

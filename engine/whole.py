@@ -17,8 +17,9 @@ from engine.graphed import Graphed
 from engine.memory import SpatialMemory, insert
 from engine.model import BlockForm, plain
 from engine.recall import Recalled, draw_on, frame_source, recall
-from engine.state import BlockState, StreamState
+from engine.state import BlockState, StreamState, timeless
 from engine.steady import Mixers, SteadyChunk, compiled
+from engine.values import mapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +34,7 @@ class Asked:
     last: Tensor  # [B] int64, index of the last pixel frame
 
     def to(self, device: torch.device) -> Asked:
-        return Asked(
-            noise=self.noise.to(device),
-            cond=self.cond.to(device),
-            at=self.at.to(device),
-            poses=self.poses.to(device),
-            intrinsics=self.intrinsics.to(device),
-            last=self.last.to(device),
-        )
+        return mapped(self, lambda x: x.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +85,13 @@ class WholeChunk:
     @torch.inference_mode()
     def __call__(self, state: StreamState, asked: Asked) -> Made:
         past = Past(
-            blocks=tuple(replace(b, chunks=(), index=0) for b in state.blocks),
+            blocks=timeless(state.blocks),
             text=state.text,
             text_mask=state.text_mask,
             latent=state.latent,
             spatial=state.spatial,
         )
-        return self._graphed(past, replace(asked, cond=timeless(asked.cond)))
+        return self._graphed(past, replace(asked, cond=at_no_time(asked.cond)))
 
     def after(self, state: StreamState, made: Made) -> tuple[BlockState, ...]:
         """What the blocks remember after the chunk."""
@@ -139,7 +133,7 @@ class WholeChunk:
         )
 
 
-def timeless(cond: Conditioning) -> Conditioning:
+def at_no_time(cond: Conditioning) -> Conditioning:
     """The same without its time, and with a move of the anchor even where it stays: all that makes graphs differ."""
     G = cond.reanchor
     if G is None:

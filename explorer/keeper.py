@@ -43,7 +43,7 @@ class Keeper:
 
     def keep(self, flight: Flight) -> None:
         """The state after a chunk. The first of a flight is always kept: one returns to it."""
-        from engine.snapshot import size
+        from engine.values import size
 
         if not self._places:
             return
@@ -102,7 +102,7 @@ class Keeper:
         """The state in main memory once the function returns. What is on the CPU is a value and stays where it is."""
         import torch
 
-        from engine.snapshot import mapped
+        from engine.values import mapped
 
         if self._engine.device.type != "cuda":
             return state, lambda: None

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.program import compiled
+from kernels.program import compiled, power_of_two
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -120,7 +120,7 @@ def _launch(
     p = y.new_empty(B, frames + TAIL, Y + 2, X + 2, C)
     after = y.new_empty(B, TAIL, Y, X, C)
     x = y.new_empty(shape) if keep else None
-    width = 1 << (C - 1).bit_length()
+    width = power_of_two(C)
     elements, warps = (SPREAD_ELEMENTS, SPREAD_WARPS) if spread else (ELEMENTS, WARPS)
     block = max(elements // width, 1)
     compiled(_conv_input, general=("F", "FIRST"))[(-(-(Y + 2) * (X + 2) // block), frames + TAIL, B)](

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kernels.program import compiled
+from kernels.program import compiled, power_of_two
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -42,7 +42,7 @@ def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     v, s = _places(x)
     width = x.shape[1]
-    block = 1 << (width - 1).bit_length()
+    block = power_of_two(width)
     compiled(_rows)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
     return v, s
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.gdn_programs import compiled
-from kernels.program import builds
+from kernels.gdn_programs import read, read_back, recurrence, recurrence_back, written, written_back
+from kernels.program import builds, compiled, rows
 
 BLOCK = 32  # tokens per step of a program
 WARPS, WARPS_BACK = 4, 4  # of the kernels that run over tokens
@@ -85,17 +85,17 @@ def _gdn_chunk(
     same: e is k. Returns o [B, T, H, V] and the memory after the last frame; and for the way back the memories before
     the first and after every frame, [B, H, F+1, K, V], and A, [B, H, F, K, K].
     """
-    q, k, e, v = (_rows(x) for x in (q, k, e, v))
+    q, k, e, v = (rows(x) for x in (q, k, e, v))
     beta, decay = beta.contiguous(), decay.contiguous()
     o, last, memories, A = _outputs(k, v, decay)
     U = torch.empty_like(memories[:, :, 1:], memory_format=torch.contiguous_format)
     sizes = _sizes(k, v, decay, warps=WARPS)
     heads, frames = k.shape[0] * k.shape[2], decay.shape[1]
-    compiled("_written")[(heads * frames,)](
+    compiled(written)[(heads * frames,)](
         k, e, v, beta, A, U, *_strides(k), *_strides(e), *_strides(v), **sizes
     )
-    compiled("_recurrence")[(heads,)](A, U, decay, S.contiguous(), last, memories, **_small(sizes))
-    compiled("_read")[(heads * frames,)](q, memories, o, *_strides(q), **sizes)
+    compiled(recurrence)[(heads,)](A, U, decay, S.contiguous(), last, memories, **_small(sizes))
+    compiled(read)[(heads * frames,)](q, memories, o, *_strides(q), **sizes)
     return o, last, memories, A
 
 
@@ -126,7 +126,7 @@ def _gdn_chunk_back(
     same: bool,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, e (empty where it is k), v, beta, decay and S.  do: [B, T, H, V].  dS: [B, H, K, V]."""
-    q, k, e, v, do = (_rows(x) for x in (q, k, e, v, do))
+    q, k, e, v, do = (rows(x) for x in (q, k, e, v, do))
     beta, decay = beta.contiguous(), decay.contiguous()
     dq, dk, de, dv, dbeta, ddecay, dS_first = out = _gradients(q, k, e, v, beta, decay, dS, same)
     reads = torch.empty_like(
@@ -134,13 +134,11 @@ def _gdn_chunk_back(
     )  # then of each memory in all
     sizes = _sizes(k, v, decay, warps=WARPS_BACK)
     heads, frames = k.shape[0] * k.shape[2], decay.shape[1]
-    compiled("_read_back")[(heads * frames,)](
-        q, do, memories, dq, reads, *_strides(q), *_strides(do), **sizes
-    )
-    compiled("_recurrence_back")[(heads,)](
+    compiled(read_back)[(heads * frames,)](q, do, memories, dq, reads, *_strides(q), *_strides(do), **sizes)
+    compiled(recurrence_back)[(heads,)](
         A, decay, memories, dS.contiguous(), reads, ddecay, dS_first, **_small(sizes)
     )
-    compiled("_written_back")[(heads * frames,)](
+    compiled(written_back)[(heads * frames,)](
         k, e, v, beta, decay, memories, reads, dk, de, dv, dbeta,
         *_strides(k), *_strides(e), *_strides(v), SAME=same, **sizes,
     )  # fmt: skip
@@ -209,11 +207,6 @@ def _gradients(
         decay.new_empty(decay.shape),
         dS.new_empty(dS.shape),
     )
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Channels must lie side by side; the other strides are free."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:

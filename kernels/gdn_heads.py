@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.gdn_stream_programs import turned
-from kernels.program import compiled
+from kernels.program import compiled, power_of_two, rows
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -89,28 +89,18 @@ def _main_heads(
     eps: float,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    (q, k), before, conv = _rows(q, k), _before(k, tail), conv.contiguous()
+    q, k, before, conv = rows(q), rows(k), _before(k, tail), conv.contiguous()
     q_out, k_out = q.new_empty(q.shape), q.new_empty(q.shape)
     compiled(*MAIN)[(q.shape[0] * q.shape[1],)](
         q, k, before, q_weight, k_weight, conv, q_out, k_out, eps, scale, *q.stride()[:2], *k.stride()[:2],
-        F=frames, N=q.shape[1] // frames, D=q.shape[2], BLOCK=1 << (q.shape[2] - 1).bit_length(),
+        F=frames, N=q.shape[1] // frames, D=q.shape[2], BLOCK=power_of_two(q.shape[2]),
         TAPS=len(conv), TAIL=tail is not None, num_warps=WARPS,
     )  # fmt: skip
     return q_out, k_out
 
 
 @_main_heads.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    tail: Tensor | None,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    conv: Tensor,
-    frames: int,
-    eps: float,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape)
 
 
@@ -138,12 +128,12 @@ def _camera_heads(
     eps: float,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (q, k, v), before, conv = _rows(q, k, v), _before(k, tail), conv.contiguous()
+    q, k, v, before, conv = rows(q), rows(k), rows(v), _before(k, tail), conv.contiguous()
     outs = [q.new_empty(q.shape) for _ in range(3)]
     growth = P.new_empty(*q.shape[:2], heads)
     B, T, D = q.shape
     K = D // heads
-    room = dict(HEADS=1 << (heads - 1).bit_length(), WIDTH=1 << (K // 2 - 1).bit_length())
+    room = dict(HEADS=power_of_two(heads), WIDTH=power_of_two(K // 2))
     compiled(*CAMERA)[(B * T,)](
         q, k, v, before, q_weight, k_weight, conv, P.contiguous(), P_inv.contiguous(),
         cos.contiguous(), sin.contiguous(), *outs, growth, eps, scale,
@@ -174,11 +164,6 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, b, c = (q.new_empty(q.shape) for _ in range(3))
     return a, b, c, P.new_empty(*q.shape[:2], heads)
-
-
-def _rows(*given: Tensor) -> list[Tensor]:
-    """Channels side by side."""
-    return [x if x.stride(-1) == 1 else x.contiguous() for x in given]
 
 
 def _before(k: Tensor, tail: Tensor | None) -> Tensor:

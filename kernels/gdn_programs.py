@@ -5,20 +5,13 @@ A frame of a head of a clip is one program, or (recurrences) a head of a clip. T
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from kernels import program
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import triton.language as tl
 
 
-def compiled(name: str) -> Any:
-    """A kernel below by name."""
-    return program.compiled(globals()[name])
-
-
-def _written(
+def written(
     k, e, v, beta, a, u, k_b, k_t, k_h, e_b, e_t, e_h, v_b, v_t, v_h,
     F: tl.constexpr, N: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -45,7 +38,7 @@ def _written(
     tl.store(u + i * K * V + rows * V + d, U)
 
 
-def _recurrence(
+def recurrence(
     a, u, decay, s, last, memories,
     F: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +57,7 @@ def _recurrence(
     tl.store(last + i * K * V + square, S)
 
 
-def _read(
+def read(
     q, memories, o, q_b, q_t, q_h,
     F: tl.constexpr, N: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -83,7 +76,7 @@ def _read(
         tl.store(o + t * H * V + d, b_o.to(o.dtype.element_ty), mask=live)
 
 
-def _read_back(
+def read_back(
     q, do, memories, dq, reads, q_b, q_t, q_h, o_b, o_t, o_h,
     F: tl.constexpr, N: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -108,7 +101,7 @@ def _read_back(
     tl.store(reads + i * K * V + square, total)
 
 
-def _recurrence_back(
+def recurrence_back(
     a, decay, memories, ds, reads, ddecay, ds_first,
     F: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +124,7 @@ def _recurrence_back(
     tl.store(ds_first + i * K * V + square, dS)
 
 
-def _written_back(
+def written_back(
     k, e, v, beta, decay, memories, grads, dk, de, dv, dbeta,
     k_b, k_t, k_h, e_b, e_t, e_h, v_b, v_t, v_h,
     F: tl.constexpr, N: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,

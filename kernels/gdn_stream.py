@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.gdn_chunk import tokens
 from kernels.gdn_stream_programs import READ, RECURRENCE, WRITTEN
-from kernels.program import builds, compiled
+from kernels.program import builds, compiled, power_of_two, rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def gdn_stream(
     v decides the operands of products: fp32, bf16 or fp16; q and k may be wider. Fastest where q, k, v are views of
     [B, F, N, H, K] in memory. beta, decay and S in fp32.  K ≤ 128.
     """
-    o, last = torch.ops.explorer.gdn_stream(tokens(q), tokens(k), tokens(v), beta, decay, S)
+    o, last = torch.ops.explorer.gdn_stream(*(rows(tokens(x)) for x in (q, k, v)), beta, decay, S)
     return heads(o, frames=k.shape[2]), last
 
 
@@ -74,7 +75,7 @@ def gdn_main(
     Returns o [B, H, F, N, V], and S and z after the last frame.
     """
     o, last, z = torch.ops.explorer.gdn_main(
-        tokens(q), tokens(k), tokens(v), cos, sin, beta, decay, S, z, eps
+        *(rows(tokens(x)) for x in (q, k, v)), cos, sin, beta, decay, S, z, eps
     )
     return heads(o, frames=k.shape[2]), last, z
 
@@ -91,12 +92,6 @@ def streams(x: Tensor, *, width: int, chunks: tuple[int, ...]) -> bool:
         and not torch.is_grad_enabled()
         and builds(x.device)
     )
-
-
-def tokens(x: Tensor) -> Tensor:
-    """[B, H, F, N, K] -> [B, T, H, K], a view where frames follow each other in memory."""
-    x = x.permute(0, 2, 3, 1, 4).flatten(1, 2)
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def heads(x: Tensor, *, frames: int) -> Tensor:
@@ -215,4 +210,4 @@ def _launch(
 
 def padded(width: int) -> int:
     """To what matrix units take: a power of two, at least 16."""
-    return max(16, 1 << (width - 1).bit_length())
+    return max(16, power_of_two(width))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.program import compiled, suits
+from kernels.program import compiled, either, power_of_two
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WARPS = 8
 
 
-def norm_modulate(
+def norm_modulate_plain(
     x: Tensor,
     *,
     eps: float,
@@ -34,19 +34,6 @@ def norm_modulate(
 
     What is None is left out: without y the sum is x itself, without a gate y is added as it is.
     """
-    form = norm_modulate_triton if suits(x) else norm_modulate_plain
-    return form(x, eps=eps, y=y, gate=gate, scale=scale, shift=shift)
-
-
-def norm_modulate_plain(
-    x: Tensor,
-    *,
-    eps: float,
-    y: Tensor | None = None,
-    gate: Tensor | None = None,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
     if y is not None:
         x = x + (y if gate is None else y * gate)
     n = F.rms_norm(x, x.shape[-1:], eps=eps)
@@ -72,10 +59,13 @@ def norm_modulate_triton(
     kernel = compiled(_norm_modulate)
     kernel[(B * T,)](
         x, added, *rows, total, n, T, eps,
-        D=D, BLOCK=1 << (D - 1).bit_length(), ADD=y is not None, GATE=gate is not None,
+        D=D, BLOCK=power_of_two(D), ADD=y is not None, GATE=gate is not None,
         MODULATE=scale is not None, num_warps=WARPS,
     )  # fmt: skip
     return total, n
+
+
+norm_modulate = either(norm_modulate_triton, norm_modulate_plain)
 
 
 def _norm_modulate(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.program import compiled, suits
+from kernels.program import compiled, either, power_of_two, rows
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WARPS = 8
 
 
-def norm_turn(
+def norm_turn_plain(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -42,28 +42,6 @@ def norm_turn(
     q, k, v: [B, T, H·K].  q_weight, k_weight: [H·K].  cos, sin: [T, H, K/2].  k_out, v_out, raw: [B, T, H, K], of
     any stride over B and T.  split: channels i and i + K/2 of a head are a pair, else adjacent ones.
     """
-    form = norm_turn_triton if suits(q) else norm_turn_plain
-    return form(
-        q, k, v, q_weight=q_weight, k_weight=k_weight, cos=cos, sin=sin, split=split, eps=eps,
-        k_out=k_out, v_out=v_out, raw=raw,
-    )  # fmt: skip
-
-
-def norm_turn_plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    split: bool,
-    eps: float,
-    k_out: Tensor,
-    v_out: Tensor,
-    raw: Tensor | None = None,
-) -> Tensor:
     heads = k_out.shape[2:]
     q, k = (F.rms_norm(x, w.shape, w, eps).unflatten(-1, heads) for x, w in ((q, q_weight), (k, k_weight)))
     k_out.copy_(turned(k, cos=cos, sin=sin, split=split))
@@ -99,7 +77,7 @@ def norm_turn_triton(
 ) -> Tensor:
     B, T, H, K = k_out.shape
     D = H * K
-    given = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)]
+    given = [rows(x) for x in (q, k, v)]
     filled = [k_out, v_out, k_out if raw is None else raw]
     for x in filled:
         if x.stride()[2:] != (K, 1):
@@ -109,9 +87,12 @@ def norm_turn_triton(
     kernel[(B * T,)](
         *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps,
         *(s for x in (*given, q_out, *filled) for s in x.stride()[:2]),
-        D=D, K=K, PAIRS=1 << (D // 2 - 1).bit_length(), SPLIT=split, RAW=raw is not None, num_warps=WARPS,
+        D=D, K=K, PAIRS=power_of_two(D // 2), SPLIT=split, RAW=raw is not None, num_warps=WARPS,
     )  # fmt: skip
     return q_out
+
+
+norm_turn = either(norm_turn_triton, norm_turn_plain)
 
 
 def _norm_turn(

@@ -21,7 +21,7 @@ from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec
 from engine.ltx2 import LTX2_REFINER, LTX2_VAE
-from engine.snapshot import tensors
+from engine.values import tensors
 from explorer.app import main
 from explorer.bench.compare import alternate
 from explorer.bench.part import Codec as CodecPart

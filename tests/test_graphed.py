@@ -14,12 +14,13 @@ from torch import Tensor
 from engine.camera import Pose
 from engine.conditioning import pose_tensor
 from engine.generator import Generator
-from engine.graphed import Graphed, put_together, take_apart
+from engine.graphed import Graphed
 from engine.model import WorldModel
 from engine.random_weights import random_module
 from engine.sana import SanaEngine
-from engine.state import StreamState
+from engine.state import StreamState, timeless
 from engine.steady import SteadyChunk, Told
+from engine.values import put_together, take_apart
 from tests.flights import distance
 from tests.test_whole import FAKE, NothingSent, without_numbers
 from tests.tiny_sana import SIZES, exact_engine, forward_lens
@@ -160,7 +161,7 @@ def test_nothing_in_a_steady_chunk_is_looked_at_or_sent() -> None:
         text_mask=state.text_mask,
         words=model.words(state.text),
         cond=replace(cond, frame=0),
-        past=tuple(replace(b, chunks=(), index=0) for b in state.blocks),
+        past=timeless(state.blocks),
         at=torch.tensor(cond.frame),
     )
     noise, told = without_numbers((torch.zeros(1, 8, 3, *engine.grid), told))

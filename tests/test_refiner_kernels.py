@@ -135,11 +135,9 @@ def test_the_refiner_computes_the_same(
             out |= {f"keys {i}": kv.k, f"values {i}": kv.v}
         return out
 
-    monkeypatch.setattr("kernels.norm_modulate.suits", lambda x: False)
-    monkeypatch.setattr("kernels.norm_turn.suits", lambda x: False)
+    monkeypatch.setattr("kernels.program.suits", lambda x: False)
     exact, twin = flown(torch.float64), flown(torch.float32)
-    monkeypatch.setattr("kernels.norm_modulate.suits", lambda x: True)
-    monkeypatch.setattr("kernels.norm_turn.suits", lambda x: True)
+    monkeypatch.setattr("kernels.program.suits", lambda x: True)
     agree(flown(torch.float32), twin, exact)
 
 

@@ -17,11 +17,10 @@ from engine.camera import Intrinsics, Pose
 from engine.codec import Codec
 from engine.config import WORLDS
 from engine.engine import Engine
-from engine.graphed import put_together, take_apart
 from engine.model import WorldModel
-from engine.snapshot import tensors
-from engine.state import Keys, StreamState
-from engine.whole import Past, WholeChunk, timeless
+from engine.state import Keys, StreamState, timeless
+from engine.values import put_together, take_apart, tensors
+from engine.whole import Past, WholeChunk, at_no_time
 from tests.flights import distance
 from tests.tiny import CODEC, MODEL, hills
 
@@ -123,9 +122,9 @@ def test_nothing_in_a_whole_chunk_is_looked_at_or_sent() -> None:
         numbers = {k: FAKE.from_tensor(v) for k, v in module.state_dict().items()}
         module.load_state_dict(numbers, assign=True)
     asked, _ = real._asked(state, path(4), LENS, 0)
-    blocks = tuple(replace(b, chunks=(), index=0) for b in state.blocks)
+    blocks = timeless(state.blocks)
     past = Past(blocks=blocks, text=state.text, text_mask=None, latent=state.latent, spatial=state.spatial)
-    past, asked = without_numbers(past), without_numbers(replace(asked, cond=timeless(asked.cond)))
+    past, asked = without_numbers(past), without_numbers(replace(asked, cond=at_no_time(asked.cond)))
     with FAKE, torch.no_grad(), NothingSent():
         made = whole._plain(past, asked)
         with pytest.raises(DataDependentOutputException):

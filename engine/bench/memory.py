@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from engine.snapshot import tensors
+from engine.values import tensors
 
 
 def begin_peak(device: torch.device) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 
 import torch
-from torch import Tensor
 
 from engine.conditioning import condition_clip
 from engine.config import ModelConfig
 from engine.generator import Generator
 from engine.model import WorldModel
+from engine.values import tensors
 
 LENS = (200.0, 200.0, 128.0, 80.0)
 SPEED = 0.25  # metres per frame, straight on
@@ -21,19 +19,8 @@ SPEED = 0.25  # metres per frame, straight on
 def state_bytes(value: object) -> int:
     """Of all tensors in a dataclass or tuple, each storage once."""
     return sum(
-        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(value)}.values()
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(value)}.values()
     )
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for f in fields(value):
-            yield from _tensors(getattr(value, f.name))
 
 
 @torch.inference_mode()
