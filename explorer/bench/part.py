@@ -95,21 +95,25 @@ class Sana(Part):
     """chunks of 24 frames to measure, after 8 that fill every window"""
     memory: Annotated[int | None, arg(metavar="GB", help_behavior_hint="")] = None
     """run as on a GPU of so many gigabytes: a tier that explorer doctor lists"""
+    precision: Annotated[str, arg(metavar="bf16|fp8|nvfp4")] = "bf16"
+    """of linear maps; WORLD/REFINER for two"""
     setup: Suppress[Setup] = field(default_factory=lambda: Setup(random_weights=True))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.chunks <= 100_000:
             raise ValueError(f"--chunks {self.chunks} is out of range: use 1 to 100000")
-        _ = self.chosen  # raises for a tier that there is not
+        _ = self.chosen  # raises for a tier or a precision that there is not
 
     @property
     def chosen(self) -> Setup:
-        return self.setup if self.memory is None else replace(self.setup, memory=self.memory)
+        setup = replace(self.setup, precision=self.precision)
+        return setup if self.memory is None else replace(setup, memory=self.memory)
 
     def flags(self) -> list[str]:
         tier = [] if self.memory is None else ["--memory", str(self.memory)]
-        return [*super().flags(), "--chunks", str(self.chunks), *tier]
+        precision = [] if self.precision == "bf16" else ["--precision", self.precision]
+        return [*super().flags(), "--chunks", str(self.chunks), *tier, *precision]
 
 
 @dataclass(frozen=True, kw_only=True)
