@@ -1,4 +1,4 @@
-"""The pool of encoded clips: what it keeps is what the codec makes of chunks with depth and of pictures without."""
+"""The pool of encoded clips: what it keeps is what the codec makes of chunks with depth, and of pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = replace(
 
 
 @torch.no_grad()
-def test_chunks_carry_their_depth_and_pictures_do_not() -> None:
+def test_chunks_carry_their_depth_and_first_pictures_sometimes() -> None:
     torch.manual_seed(0)
     codec = Codec(TINY).eval()
     frames = torch.randint(256, (1, 17, 32, 48, 3), dtype=torch.uint8)
@@ -39,15 +39,27 @@ def test_chunks_carry_their_depth_and_pictures_do_not() -> None:
     )
     pool = LatentPool(2, 2, codec=codec, device=torch.device("cpu"))
     pool.add(clips)
+    telling = LatentPool(
+        16, 2, codec=codec, device=torch.device("cpu"), memory=torch.Generator().manual_seed(0)
+    )
+    for _ in range(16):
+        telling.add(clips)
     seen = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     depth = clips["inverse_depth"].float()
     with torch.autocast("cpu", torch.bfloat16):
         chunk = codec.encode(seen[:, 9:17], depth[:, 9:17]).bfloat16()
         blind = codec.encode(seen[:, 9:17]).bfloat16()
         still = codec.encode_picture(seen[:, 8]).bfloat16()
+        told = codec.encode_picture(seen[:, 8], depth[:, 8]).bfloat16()
     # bfloat16 keeps 8 bits, and a batch of two may be summed in another order than one
     torch.testing.assert_close(pool.moving[0, 2], chunk[0], rtol=2**-6, atol=2**-6)
     torch.testing.assert_close(pool.still[0, 1], still[0], rtol=2**-6, atol=2**-6)
+    close = [
+        [torch.allclose(x[1], y[0], rtol=2**-6, atol=2**-6) for y in (still, told)] for x in telling.still
+    ]
+    assert [True, False] in close
+    assert [False, True] in close
+    assert all(sum(one) == 1 for one in close)
     assert (pool.moving[0, 2] - blind[0]).float().norm() > 4 * (pool.moving[0, 2] - chunk[0]).float().norm()
 
 

@@ -14,8 +14,9 @@ from engine.model import WorldModel
 from engine.recall import frame_source, recall
 from engine.train.data import Clips
 from engine.train.forcing import flow_loss
-from engine.train.pool import LatentPool
-from engine.train.remember import Doubts, conditions, entries
+from engine.train.pool import Batch, LatentPool
+from engine.train.remember import Doubts, conditions, entries, last_frame
+from engine.train.rollout import fly_on
 from tests.tiny import CODEC, MODEL
 
 SURE = Doubts(decoded_depth=0.0, decoded_color=0.0, wrong_poses=0.0, partial=0.0)
@@ -72,6 +73,37 @@ def test_conditions_are_those_of_the_engine() -> None:
         want = recall(memory, some["poses"][:, views], some["intrinsics"][:, views], codec=made, half=True)
         assert torch.equal(got[:, 0, i], want.channels[:, :, 0].bfloat16())
         memory = insert(memory, seen(i, want.warped.generation[:, -1]))
+
+
+def test_what_was_flown_is_remembered() -> None:
+    """A flight's own memory, chunk by chunk, against the engine's functions on the frames it decodes to."""
+    some, z, codec_ = clips(), latents(), codec()
+    blank = torch.ones(2, memory_channels(SMALL), CHUNKS + 1, *SMALL.grid)
+    batch = Batch(
+        latents=z.transpose(1, 2),
+        poses=some["poses"],
+        intrinsics=some["intrinsics"],
+        words=some["words"],
+        memory=blank,
+    )
+    model = WorldModel(replace(MODEL, memory_channels=memory_channels(SMALL))).eval()
+    draw = torch.Generator().manual_seed(3)
+    flown, memory = fly_on(model, batch, start=2, chunks=2, generator=draw, codec=codec_)
+    assert memory is not None
+    assert torch.equal(memory[:, :, [0, 4]], blank[:, :, [0, 4]])  # not flown
+    assert not torch.equal(flown[:, :, 2:4], batch.latents[:, :, 2:4])
+
+    def flown_past(i: int, age: torch.Tensor):
+        rgb, depth = last_frame(codec_, flown[:, :, max(i - 1, 0)], flown[:, :, i])
+        place = dict(pose=batch.poses[:, 8 * i], intrinsics=batch.intrinsics[:, 8 * i])
+        return frame_source(rgb, depth, age, index=torch.full((2,), 8 * i), **place)
+
+    own = begin(flown_past(0, torch.zeros(2, 32, 64, dtype=torch.uint8)))
+    for i in range(1, 4):
+        views = slice(8 * i - 7, 8 * i + 1)
+        want = recall(own, batch.poses[:, views], batch.intrinsics[:, views], codec=codec_)
+        assert torch.equal(memory[:, :, i], want.channels[:, :, 0])
+        own = insert(own, flown_past(i, want.warped.generation[:, -1]))
 
 
 def test_the_future_is_not_recalled() -> None:

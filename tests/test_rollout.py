@@ -67,7 +67,7 @@ def own(batch: Batch, *, start: int, chunks: int, trust: float = 0.0) -> SelfMad
 
 def test_a_flight_is_what_the_generator_makes() -> None:
     model, batch = random_model(dtype=torch.float32), clips()
-    made = fly_on(model, batch, start=1, chunks=4, generator=seeded(3))
+    made, _ = fly_on(model, batch, start=1, chunks=4, generator=seeded(3))
     flyer, cond, noise = Generator(model), camera(batch), seeded(3)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in range(1, 5):
@@ -81,7 +81,7 @@ def test_a_flight_is_what_the_generator_makes() -> None:
 
 def test_a_flight_continues_frames_that_are_committed_one_by_one() -> None:
     model, batch = random_model(dtype=torch.float64), clips()
-    made = fly_on(model, batch, start=3, chunks=1, generator=seeded(3))
+    made, _ = fly_on(model, batch, start=3, chunks=1, generator=seeded(3))
     cond, flyer = camera(batch), Generator(model)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in (1, 2):

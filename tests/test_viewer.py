@@ -561,7 +561,7 @@ def test_it_says_so_when_the_world_goes_away_and_comes_back(tab: Opener) -> None
         port = plain.broadcast.port
         page = tab(plain)
         page.until(CONNECTED)
-    page.until("!document.getElementById('trouble').hidden")
+    page.until("document.getElementById('trouble')?.hidden === false")
     page.shot("desktop-lost")
     assert "Connection lost" in page.js("document.body.innerText")
     with flying(port):
@@ -591,7 +591,7 @@ def test_another_version_is_told_apart(tab: Opener, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wire, "VERSION", 2)
     with flying() as plain:
         page = tab(plain)
-        page.until("!document.getElementById('trouble').hidden")
+        page.until("document.getElementById('trouble')?.hidden === false")
         assert "out of date" in page.js("document.body.innerText")
         page.shot("desktop-version")
 

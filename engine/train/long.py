@@ -117,8 +117,10 @@ class RolloutRun(Training):
         chunks = min(chunks, o.frames - start)
         for mine, averaged in zip(self.flyer.parameters(), self.ema.module.parameters(), strict=True):
             mine.data.copy_(averaged)
-        made = fly_on(self.flyer, batch, start=start, chunks=chunks, generator=generator)
-        self.shelf.put(batch, made, start=start, chunks=chunks)
+        made, memory = fly_on(
+            self.flyer, batch, start=start, chunks=chunks, generator=generator, codec=self.codec
+        )
+        self.shelf.put(replace(batch, memory=memory), made, start=start, chunks=chunks)
 
 
 class LongRun(RolloutRun):

@@ -18,6 +18,7 @@ from engine.words import SLOTS
 REMEMBERED = (
     64  # clips whose memory is made at a time: 8 GB beside the pool, and fewer make the GPU wait for launches
 )
+TOLD_FIRST = 0.5  # share of clips, where there is memory, that begin with a picture whose depth is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +98,20 @@ class LatentPool:
             chunks, told = (x[1:].unflatten(0, (-1, self.stride)) for x in (frames, depth))
             self.moving[at, 1:] = self._encode(chunks, slice_, told)
             still = frames[:: self.stride, None].expand(-1, self.stride, -1, -1, -1)
-            self.still[at] = self._encode(still, slice_)
+            known = depth[:: self.stride, None].expand(-1, self.stride, -1, -1) if self._tells() else None
+            self.still[at] = self._encode(still, slice_, known)
             self.poses[at], self.intrinsics[at] = clips["poses"][i], clips["intrinsics"][i]
             self.words[at] = clips["words"][i]
             self.filled += 1
         if self.memory is not None and self.doubt is not None:
             self._remember(clips, begun)
+
+    def _tells(self) -> bool:
+        """Whether the first pictures of the next clip come with their depth."""
+        draw = self.doubt
+        return (
+            draw is not None and float(torch.rand((), device=self.moving.device, generator=draw)) < TOLD_FIRST
+        )
 
     def _remember(self, clips: Clips, begun: int) -> None:
         """Make the memory conditions of clips that were just put at places `begun` and after."""
@@ -122,10 +131,7 @@ class LatentPool:
             )
 
     def _encode(self, chunks: Tensor, slice_: int, inverse_depth: Tensor | None = None) -> Tensor:
-        """uint8 [N, 8, Y, X, 3] → [N, C, h, w] bfloat16.
-
-        inverse_depth: [N, 8, Y, X] of chunks, so that latents tell it. Of the picture one starts from nobody knows it.
-        """
+        """uint8 [N, 8, Y, X, 3], and inverse depth [N, 8, Y, X] where latents tell it → [N, C, h, w] bfloat16."""
         parts = []
         for at in range(0, len(chunks), slice_):
             x = chunks[at : at + slice_].permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)

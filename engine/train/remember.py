@@ -140,10 +140,10 @@ def _seen(
     first_depth, own_rgb, own_depth = depth.clone(), rgb.clone(), depth.clone()
     for i in range(still.shape[1]):
         if i in entries(still.shape[1] - 1):
-            coded = _last_frame(codec, still[:, i], still[:, i])[1]
+            coded = last_frame(codec, still[:, i], still[:, i])[1]
             first_depth[:, i] = torch.where(coded_depth[:, None, None], coded, first_depth[:, i])
         if i:
-            color, inverse = _last_frame(codec, moving[:, i - 1], moving[:, i])
+            color, inverse = last_frame(codec, moving[:, i - 1], moving[:, i])
             own_rgb[:, i] = torch.where(coded_color[:, None, None, None], color, own_rgb[:, i])
             own_depth[:, i] = torch.where(coded_depth[:, None, None], inverse, own_depth[:, i])
     off = _small_motions(poses.shape[:2], doubts, generator)
@@ -156,7 +156,7 @@ def _seen(
     )
 
 
-def _last_frame(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+def last_frame(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 [N, Y, X, 3] and fp16 [N, Y, X] of the last frame that two latents decode to."""
     dtype = codec.mean.dtype
     with torch.autocast(latent.device.type, torch.bfloat16):

@@ -13,13 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.codec import Codec
 from engine.conditioning import Conditioning, condition_clip
 from engine.config import ModelConfig
 from engine.generator import Generator
+from engine.memory import begin, insert
 from engine.model import WorldModel
+from engine.recall import draw_on, frame_source, recall
 from engine.state import StreamState
 from engine.train.forcing import ForcingConfig, draw_levels
-from engine.train.pool import Batch
+from engine.train.pool import REMEMBERED, Batch
+from engine.train.remember import last_frame
+from engine.warp import Sources
 
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
@@ -57,31 +62,99 @@ def memory_of(batch: Batch) -> Tensor | None:
 
 
 @torch.no_grad()
-def fly_on(model: WorldModel, batch: Batch, *, start: int, chunks: int, generator: torch.Generator) -> Tensor:
+def fly_on(
+    model: WorldModel,
+    batch: Batch,
+    *,
+    start: int,
+    chunks: int,
+    generator: torch.Generator,
+    codec: Codec | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Let `model` continue clips from their first `start` true frames, as it would in flight, at its own noise levels.
 
-    model: single-frame chunks, in the precision it is flown in.  Returns the latents of the batch with frames
-    start … start + chunks - 1 replaced, in their dtype.  Raises NotFinite.
+    model: single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, where
+    the batch has memory; None: what the batch says is remembered.  Returns the latents of the batch with frames
+    start … start + chunks - 1 replaced, in their dtype, and its memory with that of frames up to there replaced.
+    Raises NotFinite.
     """
-    made = batch.latents.clone()
+    made, stop = batch.latents.clone(), start + chunks
     cond = condition_clip(
         batch.poses, batch.intrinsics, grid=(made.shape[3], made.shape[4]), config=model.config
     )
     flyer, memory = Generator(model), memory_of(batch)
-    state = _committed(flyer, batch, cond, start)
-    for i in range(start, start + chunks):
+    own = None if codec is None or memory is None else Remembering(codec, batch)
+    if own is not None:
+        memory = own.channels
+        for i in range(1, start):
+            own.recall(i)
+            own.see(i, made)
+    state = _committed(flyer, batch, memory, cond, start)
+    for i in range(start, stop):
+        if own is not None:
+            own.recall(i)
         noise = torch.randn(made[:, :, :1].shape, device=made.device, generator=generator)
         seen = None if memory is None else memory[:, :, i : i + 1]
         latents, state = flyer.step(state, cond=cond.part(i, i + 1), memory=seen, noise=noise)
         made[:, :, i] = latents[:, :, 0].to(made.dtype)
-    return made
+        if own is not None and i + 1 < stop:
+            own.see(i, made)
+    return made, memory
 
 
-def _committed(flyer: Generator, batch: Batch, cond: Conditioning, start: int) -> StreamState:
+class Remembering:
+    """The spatial memories of a batch of flights, made of what was flown, a few flights at a time."""
+
+    def __init__(self, codec: Codec, batch: Batch) -> None:
+        """They begin with the first picture, as the codec shows it."""
+        memory = memory_of(batch)
+        assert memory is not None
+        self.codec, self.batch, self.frames = codec, batch, codec.config.frames
+        self.channels = memory.clone()  # [B, memory_channels, F, h, w]
+        self.parts = torch.arange(len(memory)).split(REMEMBERED)
+        self.ages = [self._blank(part) for part in self.parts]
+        self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
+
+    def recall(self, chunk: int) -> None:
+        """What is remembered of the frames of a chunk, into `channels`."""
+        views = slice(self.frames * (chunk - 1) + 1, self.frames * chunk + 1)
+        for k, part in enumerate(self.parts):
+            at = slice(int(part[0]), int(part[-1]) + 1)
+            recalled = recall(
+                self.memories[k],
+                self.batch.poses[at, views],
+                self.batch.intrinsics[at, views],
+                codec=self.codec,
+                draw=draw_on(self.channels.device),
+                half=self.channels.is_cuda,
+            )
+            self.channels[at, :, chunk] = recalled.channels[:, :, 0].to(self.channels.dtype)
+            self.ages[k] = recalled.warped.generation[:, -1]
+
+    def see(self, chunk: int, latents: Tensor) -> None:
+        """Remember the last frame of a chunk of `latents` [B, C, F, h, w], whose views were just recalled."""
+        for k in range(len(self.parts)):
+            self.memories[k] = insert(self.memories[k], self._source(k, chunk, latents))
+
+    def _source(self, k: int, chunk: int, latents: Tensor) -> Sources:
+        at = slice(int(self.parts[k][0]), int(self.parts[k][-1]) + 1)
+        color, depth = last_frame(self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk])
+        i = self.frames * chunk
+        index = torch.full((len(color),), i, device=color.device)
+        pose, lens = self.batch.poses[at, i], self.batch.intrinsics[at, i]
+        return frame_source(color, depth, self.ages[k], pose=pose, intrinsics=lens, index=index)
+
+    def _blank(self, part: Tensor) -> Tensor:
+        c = self.codec.config
+        return torch.zeros(len(part), c.height, c.width, dtype=torch.uint8, device=self.channels.device)
+
+
+def _committed(
+    flyer: Generator, batch: Batch, memory: Tensor | None, cond: Conditioning, start: int
+) -> StreamState:
     """The state after `start` true frames, written in one dense pass."""
     past = batch.latents[:, :, :start].to(flyer.dtype)
     text = flyer.model.embed_text(batch.words)
-    memory = memory_of(batch)
     x = beside(past, None if memory is None else memory[:, :, :start], flyer.config)
     rest = torch.zeros(past.shape[0], start, device=past.device)
     _, blocks = flyer.model(x, timestep=rest, text=text, text_mask=None, cond=cond.part(0, start))
