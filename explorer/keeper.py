@@ -65,7 +65,7 @@ class Keeper:
                 landed()
                 self._write(leaving, count)
             except RuntimeError:  # of the GPU, which the next chunk meets too and tells of
-                self._tell(nothing(flight))
+                self._tell(nothing(leaving))
 
         self._under_way.append(self._thread.submit(write))
 

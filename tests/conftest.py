@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS warns in deterministic mode
 torch.set_num_threads(1)
+torch.backends.cudnn.allow_tf32 = False  # single precision is meant
 # Makes torch.empty return NaN. Operations without a deterministic form warn, which filterwarnings would turn
 # into errors: they are told apart by their text and let through in pytest_configure.
 torch.use_deterministic_algorithms(True, warn_only=True)

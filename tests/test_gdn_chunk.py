@@ -101,4 +101,5 @@ def through(model: WorldModel, given: dict[str, Any]) -> list[Tensor]:
     model.zero_grad()
     flow, _ = model(**given)
     flow.square().mean().backward()
-    return [flow.detach().cpu(), *(p.grad.cpu() for p in model.blocks.parameters() if p.grad is not None)]
+    grads = [p.grad.clone().cpu() for p in model.blocks.parameters() if p.grad is not None]
+    return [flow.detach().cpu(), *grads]
