@@ -11,6 +11,7 @@ byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -41,8 +42,13 @@ def to_e2m1(x: Tensor) -> Tensor:
 
 def from_e2m1(code: Tensor) -> Tensor:
     """Numbers in fp32 of codes 0…15."""
-    table = torch.tensor((*E2M1, *(-x for x in E2M1)), device=code.device)
-    return table[code.int()]
+    return _numbers(code.device)[code.int()]
+
+
+@cache
+def _numbers(device: torch.device) -> Tensor:
+    """Made once: a graph that is being captured may not wait for main memory."""
+    return torch.tensor((*E2M1, *(-x for x in E2M1)), device=device)
 
 
 def pack(code: Tensor) -> Tensor:
