@@ -11,7 +11,6 @@ byte, the first in its low bits, as in PyTorch's float4_e2m1fn_x2.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -42,13 +41,10 @@ def to_e2m1(x: Tensor) -> Tensor:
 
 def from_e2m1(code: Tensor) -> Tensor:
     """Numbers in fp32 of codes 0…15."""
-    return _numbers(code.device)[code.int()]
-
-
-@cache
-def _numbers(device: torch.device) -> Tensor:
-    """Made once: a graph that is being captured may not wait for main memory."""
-    return torch.tensor((*E2M1, *(-x for x in E2M1)), device=device)
+    m = (code & 7).int()
+    quarters = torch.where(m < 2, 2 * m, (2 + (m & 1)) << (m >> 1))  # of e2m1, by exponent and mantissa
+    number = 0.25 * quarters.float()
+    return torch.where(code < 8, number, -number)
 
 
 def pack(code: Tensor) -> Tensor:

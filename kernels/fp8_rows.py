@@ -28,7 +28,9 @@ def fp8_rows_plain(x: Tensor) -> tuple[Tensor, Tensor]:
     """x: [M, K].  Returns e4m3 [M, K] and scales [M, 1] in fp32. A row with a number that is not finite becomes NaN."""
     x = x.float()
     amax = x.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
-    largest = amax.new_full((), LARGEST)  # torch multiplies by the inverse of a plain number, which rounds twice
+    largest = amax.new_full(
+        (), LARGEST
+    )  # torch multiplies by the inverse of a plain number, which rounds twice
     v = (x * torch.div(largest, amax)).clamp(-LARGEST, LARGEST)
     return v.to(torch.float8_e4m3fn), torch.div(amax, largest)
 
