@@ -180,7 +180,8 @@ def _engine(fly: Fly, assets: Path, bar: Progress, task: TaskID) -> World:
 
 def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) -> str:
     """All that decides the film. Weights count by name, size and time of their files: hashing 40 GB would take minutes."""
-    scene, known = flight.scene, flight.scene.inverse_depth
+    scene = flight.scene
+    depth = b"" if scene.inverse_depth is None else scene.inverse_depth.tobytes()
     deciding: dict[str, Any] = dict(
         model=fly.model,
         prompt=fly.prompt or "",
@@ -192,8 +193,7 @@ def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) ->
         random=fly.random_weights,
         device=fly.device,
         weights=weights,
-        picture=hashlib.sha256(scene.rgb.tobytes()).hexdigest(),
-        depth=None if known is None else hashlib.sha256(known.tobytes()).hexdigest(),
+        picture=hashlib.sha256(scene.rgb.tobytes() + depth).hexdigest(),
         shape=list(scene.rgb.shape),
         lens=[float(x) for x in scene.intrinsics.row],
         poses=np.stack([pose.matrix for pose in flight.poses]).tobytes(),
