@@ -21,7 +21,7 @@ class Evaluation:
     assets: Path | None = None
     """folder with world.safetensors and codec.safetensors; default: those that came with the program"""
     quick: bool = False
-    """a first look in about six minutes on two cores instead of the fixed set"""
+    """a first look in about ten minutes on two cores instead of the fixed set"""
     picture_alone: bool = False
     """fly the fixed set as from a photograph: the model guesses the depth of the first picture, so its scale is a guess"""
     worlds: int = 64
