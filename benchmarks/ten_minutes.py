@@ -23,6 +23,7 @@ from rich.console import Console
 
 from engine.camera import Pose
 from engine.codec import load_codec
+from engine.depth import UNKNOWN
 from engine.engine import compute_dtype, load_world
 from engine.evaluate import fly
 from engine.measure.collapse import collapse
@@ -100,6 +101,8 @@ def flown(scenes: Sequence[Scene], seconds: int, out: Path, model, codec, device
     pictures = torch.from_numpy(np.stack([pixels for pixels, _ in first])).to(device)
     poses = torch.from_numpy(np.stack([path(scene, seconds) for scene in scenes])).to(device)
     lenses = torch.from_numpy(np.stack([lens.row for _, lens in first])).to(device)
+    depth = [scene.depth(*size) for scene in scenes]
+    known = [np.full(size[::-1], UNKNOWN, np.float16) if d is None else d for d in depth]
     words = torch.zeros(len(scenes), 8, dtype=torch.int64, device=device)
     for i, scene in enumerate(scenes):
         words[i, : len(scene.words or ())] = torch.tensor(scene.words or (), device=device)
@@ -113,6 +116,7 @@ def flown(scenes: Sequence[Scene], seconds: int, out: Path, model, codec, device
         poses=poses,
         intrinsics=lenses[:, None].expand(-1, poses.shape[1], -1),
         words=words,
+        inverse_depth=torch.from_numpy(np.stack(known)).to(device),
     )
     for chunk, (rgb, _) in enumerate(flying, start=1):
         if chunk % (2 * EVERY) == 0 or chunk == chunks:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
+NEAREST, FARTHEST = 0.25, 400.0  # metres: codes 1 and 0 of depth, see engine/depth.py
+
 
 @dataclass(frozen=True, kw_only=True)
 class Semantics:

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-NEAREST, FARTHEST = 0.25, 400.0  # metres: codes 1 and 0
+from engine.config import FARTHEST, NEAREST
+
 UNKNOWN = -1.0  # any negative inverse depth says so
 SCALE = math.log(FARTHEST / NEAREST)  # a step of ε in code is ε·SCALE of relative depth, near and far alike
 

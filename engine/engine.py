@@ -111,10 +111,13 @@ class Engine:
         intrinsics: Intrinsics,
         words: Sequence[int] | None = None,
         seed: int = 0,
+        inverse_depth: NDArray[np.float16] | None = None,
     ) -> Chunk:
         """Begin a flight: frame 0 is the picture itself.
 
         picture: [Y, X, 3] at the world's size, seen from `pose` through `intrinsics`.  words: ids, None: no words.
+        inverse_depth: [Y, X] of the picture in 1/m, sky 0, below 0 unknown. Without it the codec guesses from colours,
+        whose scale nobody can see, and frame 0 has none.
         """
         begun = time.perf_counter()
         config, spec = self.generator.config, self.spec
@@ -123,6 +126,8 @@ class Engine:
                 f"a first picture of shape {picture.shape} and type {picture.dtype}: "
                 f"{spec.name} takes ({spec.height}, {spec.width}, 3) uint8"
             )
+        if inverse_depth is not None:
+            _check_depth(inverse_depth, picture)
         cond, anchor = condition_chunk(
             None,
             pose_tensor([pose]),
@@ -132,14 +137,31 @@ class Engine:
             config=config,
         )
         ids = self._word_ids(words)
+        known = (
+            None if inverse_depth is None else torch.from_numpy(inverse_depth[None].copy()).to(self.device)
+        )
         with torch.inference_mode():
-            still = self.codec.encode_picture(self._pixels(picture))
+            still = self.codec.encode_picture(self._pixels(picture), None if known is None else known.float())
         _, state = self.generator.start(still, text=ids, cond=cond.to(self.device), seed=seed, anchor=anchor)
         if self.remembers:
             seen = torch.from_numpy(picture[None].copy()).to(self.device)
-            rows = dict(pose=pose_tensor([pose])[0], intrinsics=_rows(intrinsics, 1)[0])
-            state = replace(state, spatial=begin(first_source(seen, still, codec=self.codec, **rows)))
-        frame = Frame(pixels=picture, pose=pose, intrinsics=intrinsics, index=0, world=spec.name)
+            first = first_source(
+                seen,
+                still,
+                codec=self.codec,
+                pose=pose_tensor([pose])[0],
+                intrinsics=_rows(intrinsics, 1)[0],
+                inverse_depth=known,
+            )
+            state = replace(state, spatial=begin(first))
+        frame = Frame(
+            pixels=picture,
+            pose=pose,
+            intrinsics=intrinsics,
+            index=0,
+            world=spec.name,
+            inverse_depth=inverse_depth,
+        )
         return Chunk(frames=(frame,), state=state, timing={"start": time.perf_counter() - begun})
 
     def step(
@@ -305,6 +327,16 @@ def load_world(path: Path, *, dtype: torch.dtype, device: torch.device) -> World
     model = build_stored(path, WorldModel, ModelConfig, kind="world")
     load_module(path, model, kind="world", dtype=dtype, device=device)
     return model.eval().requires_grad_(False)
+
+
+def _check_depth(inverse_depth: NDArray[np.float16], picture: NDArray[np.uint8]) -> None:
+    if inverse_depth.shape != picture.shape[:2] or inverse_depth.dtype != np.float16:
+        raise ValueError(
+            f"a depth of shape {inverse_depth.shape} and type {inverse_depth.dtype}: "
+            f"this picture takes {picture.shape[:2]} float16"
+        )
+    if not np.isfinite(inverse_depth).all():
+        raise ValueError("inverse depth that is not finite: give 0 for the sky and -1 where nobody knows it")
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

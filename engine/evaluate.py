@@ -46,6 +46,11 @@ class Truth:
     poses: Tensor  # [N, P, 4, 4]
     intrinsics: Tensor  # [N, P, 4]
     words: Tensor  # [N, 8]
+    inverse_depth: Tensor  # fp16 [N, Y, X] of the first pictures, 1/m, sky 0
+
+    def known(self, told: bool) -> Tensor | None:
+        """The depth of the first pictures if it is told, as scenes of the gallery have it; None: from pictures alone."""
+        return self.inverse_depth if told else None
 
     def part(self, flights: int, chunks: int) -> Truth:
         """The first `flights`, cut to `chunks` chunks."""
@@ -55,6 +60,7 @@ class Truth:
             poses=self.poses[:flights, :stop],
             intrinsics=self.intrinsics[:flights, :stop],
             words=self.words[:flights],
+            inverse_depth=self.inverse_depth[:flights],
         )
 
 
@@ -101,11 +107,19 @@ def render_truth(
                 worlds, index=index[:1], seeds=players[pick : pick + 1], frames=frames
             )
             poses = there_and_back(poses) if returning else poses
-            rgb, _ = renderer.render(
+            rgb, depth = renderer.render(
                 worlds, index=index[:1].expand(frames), poses=poses[0], intrinsics=intrinsics[0]
             )
             words = clip(renderer, [seed], 1, samples=1)["words"]
-            found.append(dict(frames=rgb[None], poses=poses, intrinsics=intrinsics, words=words))
+            found.append(
+                dict(
+                    frames=rgb[None],
+                    poses=poses,
+                    intrinsics=intrinsics,
+                    words=words,
+                    inverse_depth=depth[:1],
+                )
+            )
             say(f"true flight {len(found)} of {count}")
         if len(found) == count:
             break
@@ -121,6 +135,7 @@ def fly(
     poses: Tensor,
     intrinsics: Tensor,
     words: Tensor,
+    inverse_depth: Tensor | None = None,
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
@@ -128,16 +143,20 @@ def fly(
     """Fly from first pictures, one batch, chunk by chunk: RGB [N, 8, 3, Y, X] in [-1, 1], inverse depth [N, 8, Y, X].
 
     pictures: uint8 [N, Y, X, 3].  poses: [N, P, 4, 4], intrinsics: [N, P, 4], P = 1 + 8k.  words: [N, 8].
+    inverse_depth: [N, Y, X] of the pictures in 1/m, sky 0, below 0 unknown; None: from pictures alone.
     memory: False flies a model that has spatial memory without it. Every flight gets the noise it would get alone.
     """
     generator = Generator(model, levels=levels)
     dtype, device = generator.dtype, pictures.device
     cond = condition_clip(poses, intrinsics, grid=codec.config.grid, config=model.config)
-    with half(device):
-        still = codec.encode_picture(to_float(pictures).to(codec.mean.dtype))
+    still = encoded_first(codec, pictures, inverse_depth)
     latents, state = generator.start(still.float(), text=words, cond=cond.part(0, 1), seed=seed)
     remembers = checked(model.config.memory_channels, codec) and memory
-    spatial = begin(seen_first(codec, pictures, poses[:, 0], intrinsics[:, 0])) if remembers else None
+    spatial = None
+    if remembers:
+        spatial = begin(
+            seen_first(codec, pictures, poses[:, 0], intrinsics[:, 0], inverse_depth=inverse_depth)
+        )
     for i in range(1, cond.P.shape[1]):
         before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
         if spatial is not None:
@@ -181,11 +200,12 @@ def fly_truth(
     codec: Codec,
     truth: Truth,
     *,
+    told: bool = True,
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Fly all of `truth` from its first pictures along its poses, see `fly`."""
+    """Fly all of `truth` from its first pictures along its poses, see `fly`. told: with the depth of these pictures."""
     return fly(
         model,
         codec,
@@ -193,6 +213,7 @@ def fly_truth(
         poses=truth.poses,
         intrinsics=truth.intrinsics,
         words=truth.words,
+        inverse_depth=truth.known(told),
         seed=seed,
         levels=levels,
         memory=memory,
@@ -204,47 +225,74 @@ def rollout(
     codec: Codec,
     truth: Truth,
     *,
+    told: bool = True,
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
 ) -> Tensor:
     """All of `fly_truth` as one video: [N, P - 1, 3, Y, X] in [-1, 1]."""
-    flown = fly_truth(model, codec, truth, seed=seed, levels=levels, memory=memory)
+    flown = fly_truth(model, codec, truth, told=told, seed=seed, levels=levels, memory=memory)
     return torch.cat([rgb for rgb, _ in flown], dim=1)
 
 
-def seen_first(codec: Codec, pictures: Tensor, pose: Tensor, intrinsics: Tensor) -> Sources:
-    """First pictures uint8 [N, Y, X, 3] seen from [N, 4, 4] through [N, 4], with the depth that the codec sees in them."""
+def encoded_first(codec: Codec, pictures: Tensor, inverse_depth: Tensor | None = None) -> Tensor:
+    """The static latents [N, C, h, w] of first pictures uint8 [N, Y, X, 3], with their depth [N, Y, X] if it is known."""
+    known = None if inverse_depth is None else inverse_depth.float()
     with half(pictures.device):
-        still = codec.encode_picture(to_float(pictures).to(codec.mean.dtype))
-        return first_source(pictures, still, codec=codec, pose=pose, intrinsics=intrinsics)
+        return codec.encode_picture(to_float(pictures).to(codec.mean.dtype), known)
+
+
+def seen_first(
+    codec: Codec,
+    pictures: Tensor,
+    pose: Tensor,
+    intrinsics: Tensor,
+    *,
+    inverse_depth: Tensor | None = None,
+) -> Sources:
+    """First pictures uint8 [N, Y, X, 3] seen from [N, 4, 4] through [N, 4].
+
+    inverse_depth: theirs, [N, Y, X] in 1/m; None: what the codec sees in them.
+    """
+    still = encoded_first(codec, pictures, inverse_depth)
+    with half(pictures.device):
+        return first_source(
+            pictures, still, codec=codec, pose=pose, intrinsics=intrinsics, inverse_depth=inverse_depth
+        )
 
 
 @torch.inference_mode()
-def warp_only(codec: Codec, truth: Truth) -> Tensor:
-    """What geometry alone gives, without any model: the first pictures, with decoded depth, warped into every view.
+def warp_only(codec: Codec, truth: Truth, *, told: bool = True) -> Tensor:
+    """What geometry alone gives, without any model: the first pictures, with told or decoded depth, warped into every view.
 
     A memory of its own warps would add nothing to it: what the first picture does not show would stay blurred.
     Returns as `rollout` does.
     """
-    source = seen_first(codec, truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0])
+    first = truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0]
+    source = seen_first(codec, *first, inverse_depth=truth.known(told))
     views = zip(truth.poses[:, 1:].split(8, dim=1), truth.intrinsics[:, 1:].split(8, dim=1), strict=True)
     return torch.cat([to_float(warp(source, *view).rgb) for view in views], dim=1)
 
 
 @torch.inference_mode()
 def measure_return(
-    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+    model: WorldModel,
+    codec: Codec,
+    truth: Truth,
+    *,
+    told: bool = True,
+    seed: int = 0,
+    levels: tuple[float, ...] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Memory on and off, and geometry alone, over flights that return (`render_truth(returning=True)`).
 
     Of the last chunk: PSNR against the truth, against what the same flight showed there on its way out (revisit), and
     sharpness relative to the truth.
     """
-    made = {"warp_only": warp_only(codec, truth)}
-    made["memory_off"] = rollout(model, codec, truth, seed=seed, levels=levels, memory=False)
+    made = {"warp_only": warp_only(codec, truth, told=told)}
+    made["memory_off"] = rollout(model, codec, truth, told=told, seed=seed, levels=levels, memory=False)
     if model.config.memory_channels:
-        made["memory_on"] = rollout(model, codec, truth, seed=seed, levels=levels)
+        made["memory_on"] = rollout(model, codec, truth, told=told, seed=seed, levels=levels)
     true = to_float(truth.frames[:, 1:])
     out = {}
     for name, video in made.items():
@@ -260,16 +308,24 @@ def measure_return(
 
 @torch.inference_mode()
 def measure_rollouts(
-    model: WorldModel, codec: Codec, truth: Truth, *, seed: int = 0, levels: tuple[float, ...] | None = None
+    model: WorldModel,
+    codec: Codec,
+    truth: Truth,
+    *,
+    told: bool = True,
+    seed: int = 0,
+    levels: tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
     """PSNR, SSIM and sharpness by chunk, with the codec alone and a copy of the first picture beside it; and the turn.
 
+    told: whether the flights knew the depth of their first pictures.
     turn: correlation over the first 6 s of the sideways movement of pictures with the commanded yaw, in the generated
     and in the true video; error: median difference of both movements in pixels per 2 frames.
     """
-    made = rollout(model, codec, truth, seed=seed, levels=levels)
+    made = rollout(model, codec, truth, told=told, seed=seed, levels=levels)
     table: dict[str, Any] = {
         "flights": len(made),
+        "told": told,
         "seed": seed,
         "levels": list(Generator(model, levels=levels).levels),
         "chunks": {},

@@ -60,6 +60,7 @@ class World(Protocol):
         intrinsics: Intrinsics,
         words: Sequence[int] | None = None,
         seed: int = 0,
+        inverse_depth: NDArray[np.float16] | None = None,
     ) -> Chunk: ...
 
     def step(

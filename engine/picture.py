@@ -49,7 +49,7 @@ def load_picture(path: Path | str) -> Picture:
     Raises ValueError, one sentence with the way out, for a file that is missing, broken, tiny, huge or no picture.
     """
     path = Path(path)
-    data = _bytes(path)
+    data = picture_bytes(path)
     try:
         info = describe(data)
     except ValueError as e:
@@ -63,7 +63,8 @@ def load_picture(path: Path | str) -> Picture:
     return Picture(rgb=rgb, focal_35mm=info.focal_35mm)
 
 
-def _bytes(path: Path) -> bytes:
+def picture_bytes(path: Path) -> bytes:
+    """All of a file that may be a picture. Raises ValueError where it is missing, huge or cannot be read."""
     if not path.is_file():
         raise ValueError(f"there is no picture {path}: check the name")
     if path.stat().st_size > MAX_BYTES:
@@ -130,3 +131,12 @@ def prepare_picture(
     big = cv2.resize(rgb, (rw, rh), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
     crop = big[top : top + height, left : left + width]
     return np.ascontiguousarray(crop, dtype=np.uint8), fit_intrinsics(k, width=width, height=height)
+
+
+def prepare_depth(inverse_depth: NDArray[np.float16], *, width: int, height: int) -> NDArray[np.float16]:
+    """The depth [Y, X] of a picture, resized and cropped as `prepare_picture` does with it: the nearest, no mixtures."""
+    y, x = inverse_depth.shape
+    rw, rh, left, top = fit(x, y, to=(width, height))
+    rows = ((np.arange(height) + top + 0.5) * (y / rh)).astype(np.int64)
+    columns = ((np.arange(width) + left + 0.5) * (x / rw)).astype(np.int64)
+    return inverse_depth[rows[:, None], columns]

@@ -87,14 +87,23 @@ def known_share(channels: Tensor, codec: CodecConfig) -> Tensor:
 
 
 def first_source(
-    picture: Tensor, still: Tensor, *, codec: Codec, pose: Tensor, intrinsics: Tensor
+    picture: Tensor,
+    still: Tensor,
+    *,
+    codec: Codec,
+    pose: Tensor,
+    intrinsics: Tensor,
+    inverse_depth: Tensor | None = None,
 ) -> Sources:
-    """A first picture with the depth that the codec sees in it when it stands still.
+    """A first picture with its depth where it is known, else with what the codec sees in it when it stands still.
 
     picture: uint8 [B, Y, X, 3].  still: its static latent [B, C, h, w].  pose: [B, 4, 4].  intrinsics: [B, 4].
+    inverse_depth: [B, Y, X] in 1/m, sky 0, below 0 unknown; None: nobody knows it.
     """
     with torch.no_grad():
         depth = codec.decode(still, still)[1][:, -1]
+    if inverse_depth is not None:
+        depth = torch.where(inverse_depth >= 0, inverse_depth.to(depth.dtype), depth)
     blank = torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)
     return frame_source(
         picture, depth, blank, pose=pose, intrinsics=intrinsics, index=torch.zeros(len(picture))

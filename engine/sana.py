@@ -89,12 +89,14 @@ class SanaEngine:
         intrinsics: Intrinsics,
         words: Sequence[int] | None = None,
         seed: int = 0,
+        inverse_depth: NDArray[np.float16] | None = None,
         prompt: Text | None = None,
     ) -> Chunk:
         """Begin a flight: frame 0 is the picture itself.
 
         picture: [Y, X, 3] at the world's size, seen from `pose` through `intrinsics`.  prompt: another text than that
-        of the engine.  words: of the vocabulary of `pocket`, which means nothing here.
+        of the engine.  words: of the vocabulary of `pocket`, which means nothing here; nor does
+        inverse_depth, for which this world has no place.
         """
         begun = time.perf_counter()
         spec = self.spec

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
-from engine.picture import load_picture, prepare_picture
+from engine.depthfile import read_depth
+from engine.picture import load_picture, prepare_depth, prepare_picture
 
 if TYPE_CHECKING:
     from explorer.worldfile import Past
@@ -39,11 +40,18 @@ class Scene:
     pose: Pose = field(default_factory=Pose)
     words: tuple[int, ...] | None = None  # None: the null word in every slot
     seed: int = 0
+    inverse_depth: NDArray[np.float16] | None = None  # [Y, X] of rgb, 1/m, sky 0; None: nobody knows
     past: Past | None = None  # of an opened .world file: the flight goes on from there
 
     def picture(self, width: int, height: int) -> tuple[NDArray[np.uint8], Intrinsics]:
         """The first picture at a world's size, and its intrinsics there."""
         return prepare_picture(self.rgb, self.intrinsics, width=width, height=height)
+
+    def depth(self, width: int, height: int) -> NDArray[np.float16] | None:
+        """The inverse depth of `picture`, fp16 [height, width]; None where nobody knows it."""
+        if self.inverse_depth is None:
+            return None
+        return prepare_depth(self.inverse_depth, width=width, height=height)
 
 
 def photograph(path: Path, *, fov: float | None = None, seed: int = 0) -> Scene:
@@ -71,8 +79,10 @@ def load_gallery(folder: Path) -> tuple[Scene, ...]:
 
 def _scene(folder: Path, entry: Mapping[str, Any]) -> Scene:
     name, picture = str(entry["name"]), str(entry["picture"])
-    if Path(picture).name != picture:
-        raise ValueError(f"'{picture}' is no plain file name")
+    depth = None if entry.get("depth") is None else str(entry["depth"])
+    for file in (picture, depth or picture):
+        if Path(file).name != file:
+            raise ValueError(f"'{file}' is no plain file name")
     rgb = load_picture(folder / picture).rgb
     fx, fy, cx, cy = (float(v) for v in entry["intrinsics"])
     height, width = rgb.shape[:2]
@@ -85,4 +95,5 @@ def _scene(folder: Path, entry: Mapping[str, Any]) -> Scene:
         pose=Pose.from_matrix(np.asarray(entry["pose"], dtype=np.float64).reshape(4, 4)),
         words=tuple(int(w) for w in words) if words else None,
         seed=int(entry.get("seed", 0)),
+        inverse_depth=None if depth is None else read_depth(folder / depth, width=width, height=height),
     )

@@ -96,6 +96,7 @@ class Host:
                 intrinsics=begin.intrinsics,
                 words=begin.words,
                 seed=begin.seed,
+                inverse_depth=begin.inverse_depth,
             )
         used = self.inbox.steering
         flight = Flight(

@@ -22,6 +22,7 @@ class Begin:
     intrinsics: Intrinsics
     words: tuple[int, ...] | None = None
     seed: int = 0
+    inverse_depth: NDArray[np.float16] | None = None  # [Y, X] of the picture, 1/m, sky 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,12 @@ def _make(engine: World, flight: Plan, job: Job, bar: Progress, task: TaskID, pr
     found = job.resume(StreamState, device=engine.device)
     if found is None:
         chunk = engine.start(
-            picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
+            picture,
+            pose=scene.pose,
+            intrinsics=intrinsics,
+            words=scene.words,
+            seed=scene.seed,
+            inverse_depth=scene.depth(spec.width, spec.height),
         )
         job.keep(0, [chunk.frames[0].pixels], chunk.state, fps=spec.fps)
         found = 1, chunk.state
@@ -176,6 +181,7 @@ def _engine(fly: Fly, assets: Path, bar: Progress, task: TaskID) -> World:
 def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) -> str:
     """All that decides the film. Weights count by name, size and time of their files: hashing 40 GB would take minutes."""
     scene = flight.scene
+    depth = b"" if scene.inverse_depth is None else scene.inverse_depth.tobytes()
     deciding: dict[str, Any] = dict(
         model=fly.model,
         prompt=fly.prompt or "",
@@ -187,7 +193,7 @@ def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) ->
         random=fly.random_weights,
         device=fly.device,
         weights=weights,
-        picture=hashlib.sha256(scene.rgb.tobytes()).hexdigest(),
+        picture=hashlib.sha256(scene.rgb.tobytes() + depth).hexdigest(),
         shape=list(scene.rgb.shape),
         lens=[float(x) for x in scene.intrinsics.row],
         poses=np.stack([pose.matrix for pose in flight.poses]).tobytes(),

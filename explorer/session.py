@@ -120,7 +120,12 @@ class Session:
             picture, intrinsics = scene.picture(spec.width, spec.height)
             self._lens = intrinsics
             self.engine.begin(
-                picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed
+                picture,
+                pose=scene.pose,
+                intrinsics=intrinsics,
+                words=scene.words,
+                seed=scene.seed,
+                inverse_depth=scene.depth(spec.width, spec.height),
             )
 
     def go(self, id: int) -> None:

@@ -84,8 +84,16 @@ def _begun(engine: World, scene: Scene) -> tuple[Frame, StreamState]:
             world=engine.spec.name,
         )
         return last, saved.state
-    picture, intrinsics = scene.picture(engine.spec.width, engine.spec.height)
-    chunk = engine.start(picture, pose=scene.pose, intrinsics=intrinsics, words=scene.words, seed=scene.seed)
+    size = engine.spec.width, engine.spec.height
+    picture, intrinsics = scene.picture(*size)
+    chunk = engine.start(
+        picture,
+        pose=scene.pose,
+        intrinsics=intrinsics,
+        words=scene.words,
+        seed=scene.seed,
+        inverse_depth=scene.depth(*size),
+    )
     return chunk.frames[0], chunk.state
 
 

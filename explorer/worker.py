@@ -132,8 +132,12 @@ class EngineProcess:
         intrinsics: Intrinsics,
         words: tuple[int, ...] | None = None,
         seed: int = 0,
+        inverse_depth: NDArray[np.float16] | None = None,
     ) -> None:
-        """Start a flight from a [Y, X, 3] picture at the world's size. What was under way is dropped."""
+        """Start a flight from a [Y, X, 3] picture at the world's size, with its depth [Y, X] where it is known.
+
+        What was under way is dropped.
+        """
         self.flight += 1
         self._say(
             Begin(
@@ -143,6 +147,7 @@ class EngineProcess:
                 intrinsics=intrinsics,
                 words=words,
                 seed=seed,
+                inverse_depth=inverse_depth,
             )
         )
 

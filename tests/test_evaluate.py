@@ -14,7 +14,7 @@ from engine.checkpoint import save_module
 from engine.codec import Codec, load_codec
 from engine.config import as_record
 from engine.engine import load_world
-from engine.evaluate import rollout
+from engine.evaluate import fly, measure_rollouts, rollout, seen_first, warp_only
 from engine.measure.command import _key, measured
 from engine.measure.evaluation import Evaluation
 from engine.measure.film import film, show
@@ -58,7 +58,14 @@ def test_flights_are_measured_kept_and_not_flown_again(
     said: list[str] = []
     known = measured(flights, options, model, codec, CPU, said.append)
     report = published(
-        flights, known, out=options.out, assets=tmp_path, seed=options.seed, levels=[1.0, 0.6], device=CPU
+        flights,
+        known,
+        out=options.out,
+        assets=tmp_path,
+        seed=options.seed,
+        told=options.told,
+        levels=[1.0, 0.6],
+        device=CPU,
     )
     for stage in ("rendering", "flying", "flying without memory", "measuring"):
         assert any(stage in words for words in said), stage
@@ -95,8 +102,43 @@ def test_flights_are_measured_kept_and_not_flown_again(
     ):  # one alone, one as it was: what flies beside it does not matter
         for chunk in x["chunks"]:
             assert x["chunks"][chunk]["psnr"] == pytest.approx(y["chunks"][chunk]["psnr"], abs=0.01)
-    other = dataclasses.replace(options, seed=1)
-    assert _key(flights[0], "weights", options.seed) != _key(flights[0], "weights", other.seed)
+    keys = {_key(flights[0], "weights", seed, told=told) for seed in (0, 1) for told in (True, False)}
+    assert len(keys) == 4
+    assert report["told"] is True
+    assert "depth of the first picture told" in table
+    before = [f.stat().st_mtime_ns for f in kept]
+    alone = dataclasses.replace(options, picture_alone=True)
+    measured(flights[:1], alone, model, codec, CPU, said.append)  # the record of the other way does not count
+    assert [f.stat().st_mtime_ns != was for f, was in zip(kept, before, strict=True)].count(True) == 1
+
+
+def test_depth_is_told_or_guessed(flights: list[Flight], tmp_path: Path) -> None:
+    weights(tmp_path)
+    model = load_world(tmp_path / "world.safetensors", dtype=torch.float32, device=CPU)
+    codec = load_codec(tmp_path / "codec.safetensors")
+    short = [dataclasses.replace(f, poses=f.poses[:17], intrinsics=f.intrinsics[:17]) for f in flights]
+    shown = show(Renderer("cpu"), short, width=32, height=32)
+    truth = shown.truth
+    assert torch.equal(truth.inverse_depth, shown.inverse_depth[:, 0])
+    assert torch.equal(truth.part(1, 1).inverse_depth, truth.inverse_depth[:1])
+    given = dict(poses=truth.poses, intrinsics=truth.intrinsics, words=truth.words)
+    by_hand = {
+        told: torch.cat([rgb for rgb, _ in fly(model, codec, truth.frames[:, 0], **given, **more)], dim=1)
+        for told, more in ((True, dict(inverse_depth=truth.inverse_depth)), (False, {}))
+    }
+    for told, video in by_hand.items():
+        assert torch.equal(rollout(model, codec, truth, told=told), video)
+        made = film(model, codec, truth, told=told)
+        assert (to_float(made.frames[:, 1:]) - video).abs().max() <= 1 / 127.5
+    assert torch.equal(rollout(model, codec, truth), by_hand[True])
+    assert not torch.equal(by_hand[True], by_hand[False])
+    assert not torch.equal(warp_only(codec, truth), warp_only(codec, truth, told=False))
+    first = truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0]
+    seen = seen_first(codec, *first, inverse_depth=truth.inverse_depth)
+    assert torch.equal(seen.inverse_depth[:, 0], truth.inverse_depth)
+    table = measure_rollouts(model, codec, truth), measure_rollouts(model, codec, truth, told=False)
+    assert [t["told"] for t in table] == [True, False]
+    assert table[0]["chunks"][1]["psnr"] != table[1]["chunks"][1]["psnr"]
 
 
 def test_a_film_is_the_rollout_with_its_first_picture(flights: list[Flight], tmp_path: Path) -> None:
@@ -160,6 +202,7 @@ def test_goals_hold_from_either_side() -> None:
         (dict(flights=3), "--quick"),
         (dict(quick=True, chunks=0), "chunks=0"),
         (dict(quick=True, worlds=3), "--worlds"),
+        (dict(quick=True, picture_alone=True), "--picture-alone"),
     ],
 )
 def test_impossible_options_are_named(flags: dict[str, int], told: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from engine.camera import Intrinsics, Pose
+from engine.depthfile import write_depth
 from engine.frame import Frame
 from explorer.app import main
 from explorer.dialect import POCKET_MOTION, roll_out
@@ -256,6 +257,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WORLD_EXPLORER_ASSETS", str(tiny_assets(tmp_path / "assets", scenes=1)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_flight_from_a_scene_that_knows_its_depth_exports_that_too(here: Path) -> None:
+    index = here / "assets/gallery/gallery.json"
+    (scene,) = json.loads(index.read_text())
+    depth = np.linspace(0.1, 1, 160 * 256).reshape(160, 256).astype(np.float16)
+    write_depth(index.with_name("d.png"), depth)
+    index.write_text(json.dumps([{**scene, "depth": "d.png"}]))
+    line = "fly --path w-8 --out a.mp4 --export flight --device cpu --threads 1"
+    assert main(line.split()) == 0
+    with np.load("flight/depth/00000.npz") as file:
+        np.testing.assert_array_equal(file["inverse_depth"], depth)
+    assert len(list((here / "flight/depth").iterdir())) == 9
 
 
 def test_a_flight_exports_itself_and_its_film(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

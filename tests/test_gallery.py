@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.depthfile import write_depth
 from explorer.assets import load_gallery
 from explorer.gallery import Grid
 from tests.tiny import tiny_assets
@@ -33,6 +36,10 @@ def test_scenes_come_with_pose_and_intrinsics(tmp_path: Path) -> None:
         ("intrinsics", "wide"),
         ("picture", "../secret.png"),
         ("picture", "absent.png"),
+        ("depth", "../scene-0.png"),
+        ("depth", "absent.png"),
+        ("depth", "scene-0.png"),
+        ("depth", 7),
     ],
 )
 def test_a_damaged_gallery_is_one_sentence(key: str, value: object, tmp_path: Path) -> None:
@@ -43,8 +50,29 @@ def test_a_damaged_gallery_is_one_sentence(key: str, value: object, tmp_path: Pa
     else:
         entry[key] = value
     (folder / "gallery.json").write_text(json.dumps([entry]))
-    with pytest.raises(ValueError, match=r"gallery|absent"):
+    with pytest.raises(ValueError, match=r"gallery|absent") as caught:
         load_gallery(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(256, 160), (128, 80), (200, 160), (256, 120), (1280, 704)])
+def test_a_scene_that_knows_its_depth_gives_it_at_the_size_of_its_picture(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    """Depth is written into the colours: red is 80 times the inverse depth, which grows to the right."""
+    folder = tiny_assets(tmp_path / "a", scenes=2) / "gallery"
+    entries = json.loads((folder / "gallery.json").read_text())
+    red = np.broadcast_to(np.linspace(8, 248, 256).round().astype(np.uint8), (160, 256))
+    cv2.imwrite(str(folder / "scene-0.png"), np.stack([0 * red, 0 * red, red], axis=-1))
+    write_depth(folder / "scene-0.depth.png", red / 80)
+    entries[0]["depth"] = "scene-0.depth.png"
+    (folder / "gallery.json").write_text(json.dumps(entries))
+    known, unknown = load_gallery(folder)
+    depth, (pixels, _) = known.depth(*size), known.picture(*size)
+    assert depth is not None
+    assert depth.shape == pixels.shape[:2]
+    assert np.abs(80 * depth.astype(float) - pixels[..., 0]).max() <= 2  # a step of the ramp, and rounding
+    assert unknown.depth(*size) is None
 
 
 @given(grids)

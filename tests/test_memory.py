@@ -139,9 +139,9 @@ def test_memory_channels_open_from_zero() -> None:
     assert (a - b).abs().max() <= 1e-6 * a.abs().max()
 
 
-def engine(channels: int) -> Engine:
+def engine(channels: int, *, sky: bool = True) -> Engine:
     torch.manual_seed(0)
-    codec = Codec(CODEC).eval().requires_grad_(False)
+    codec = Codec(replace(CODEC, sky=sky)).eval().requires_grad_(False)
     model = WorldModel(replace(MODEL, memory_channels=channels)).eval().requires_grad_(False)
     return Engine(WORLDS["pocket"], model=model, codec=codec)
 
@@ -169,6 +169,68 @@ def test_the_engine_remembers() -> None:
         assert all(isinstance(getattr(part, f.name), Tensor) for f in fields(part))
     with pytest.raises(ValueError, match="start the flight again"):
         made.step(replace(last.state, spatial=None), [Pose()] * 8, intrinsics=last.frames[0].intrinsics)
+
+
+def told(seed: int = 0) -> np.ndarray:
+    """[160, 256] fp16 of things and sky."""
+    d = np.random.default_rng(seed).uniform(0.01, 2.0, (160, 256))
+    return np.where(np.arange(160)[:, None] < 50, 0, d).astype(np.float16)
+
+
+@pytest.mark.parametrize("sky", [True, False])
+def test_a_flight_that_is_told_the_depth_of_its_picture_takes_it_as_it_is(sky: bool) -> None:
+    """sky: whether the codec has a place for depth; one of the first form remembers it all the same."""
+    made, lens = engine(42, sky=sky), Intrinsics.from_fov(1.1, width=256, height=160)
+    begun = dict(pose=Pose(), intrinsics=lens)
+    guessed = made.start(hills(0), **begun)
+    known = made.start(hills(0), **begun, inverse_depth=told())
+    other = made.start(hills(0), **begun, inverse_depth=told(1))
+    assert guessed.frames[0].inverse_depth is None
+    assert np.array_equal(known.frames[0].inverse_depth, told())
+    for part in (known.state.spatial.latest, known.state.spatial.kept):
+        assert np.array_equal(part.inverse_depth[0, 0].numpy(), told())
+    assert not np.array_equal(guessed.state.spatial.latest.inverse_depth[0, 0].numpy(), told())
+    latents = [chunk.state.latent for chunk in (guessed, known, other)]
+    assert torch.equal(latents[0], latents[1]) is not sky
+    assert torch.equal(latents[1], latents[2]) is not sky
+    pixels = torch.from_numpy(hills(0)).movedim(-1, 0)[None].float() / 127.5 - 1
+    by_hand = made.codec.encode_picture(pixels, torch.from_numpy(told())[None].float())
+    assert torch.equal(by_hand, latents[1].to(by_hand.dtype))
+    frames = made.step(known.state, [Pose()] * 8, intrinsics=lens).frames
+    assert all(np.isfinite(frame.inverse_depth).all() for frame in frames)
+
+
+def test_where_nobody_knows_the_depth_the_codec_guesses() -> None:
+    made, lens = engine(42), Intrinsics.from_fov(1.1, width=256, height=160)
+    unknown = np.arange(256) % 3 == 0
+    part = np.where(unknown, np.float16(-1), told())
+    begun = made.start(hills(0), pose=Pose(), intrinsics=lens, inverse_depth=part)
+    remembered = begun.state.spatial.latest.inverse_depth[0, 0].numpy()
+    assert np.array_equal(remembered[:, ~unknown], told()[:, ~unknown])
+    assert (remembered >= 0).all()
+    nothing = made.start(hills(0), pose=Pose(), intrinsics=lens, inverse_depth=np.full_like(part, -1))
+    guessed = made.start(hills(0), pose=Pose(), intrinsics=lens)
+    assert torch.equal(nothing.state.latent, guessed.state.latent)
+    assert torch.equal(nothing.state.spatial.latest.inverse_depth, guessed.state.spatial.latest.inverse_depth)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (told()[:80], r"shape \(80, 256\)"),
+        (told().astype(np.float32), "type float32"),
+        (np.full((160, 256), np.nan, np.float16), "not finite"),
+        (np.full((160, 256), np.inf, np.float16), "not finite"),
+    ],
+)
+def test_a_depth_that_is_none_is_named(bad: np.ndarray, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        engine(42).start(
+            hills(0),
+            pose=Pose(),
+            intrinsics=Intrinsics.from_fov(1.1, width=256, height=160),
+            inverse_depth=bad,
+        )
 
 
 def test_worlds_without_memory_are_as_before() -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from engine.camera import Intrinsics
 from engine.imagefile import describe
-from engine.picture import Picture, fit, fit_intrinsics, load_picture, prepare_picture
+from engine.picture import Picture, fit, fit_intrinsics, load_picture, prepare_depth, prepare_picture
 
 
 def photo(width: int = 320, height: int = 200) -> NDArray[np.uint8]:
@@ -72,6 +72,31 @@ def test_pixels_land_where_the_intrinsics_say() -> None:
     u = (np.arange(256) + 0.5 - k.cx) / k.fx * (0.8 * width) + width / 2
     # Half a level from rounding the picture, half from rounding the result.
     np.testing.assert_allclose(out[80, 4:-4, 0], (255 * (u - 0.5) / width)[4:-4], atol=1.0)
+
+
+@pytest.mark.parametrize("size", [(640, 300), (256, 160), (257, 161), (100, 64), (300, 640)])
+@pytest.mark.parametrize("to", [(256, 160), (640, 352)])
+def test_depth_is_cropped_as_its_picture(size: tuple[int, int], to: tuple[int, int]) -> None:
+    """Each pixel of a depth that holds its own column, or row, says where it was taken from."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    _, k = prepare_picture(photo(*size), width=to[0], height=to[1])
+    f = 0.8 * max(size)
+    for source, count, side, (focal, centre) in (
+        (x, to[0], size[0], (k.fx, k.cx)),
+        (y, to[1], size[1], (k.fy, k.cy)),
+    ):
+        taken = prepare_depth(source.astype(np.float16), width=to[0], height=to[1])
+        assert taken.shape == (to[1], to[0])
+        assert taken.dtype == np.float16
+        line = taken[0] if source is x else taken[:, 0]
+        assert (taken == (line if source is x else line[:, None])).all()
+        u = (np.arange(count) + 0.5 - centre) / focal * f + side / 2
+        assert np.abs(line + 0.5 - u).max() <= 0.5 + 1e-6
+
+
+def test_depth_of_the_right_size_stays_as_it_is() -> None:
+    depth = np.random.default_rng(0).random((160, 256)).astype(np.float16)
+    assert np.array_equal(prepare_depth(depth, width=256, height=160), depth)
 
 
 def test_downsampling_does_not_alias() -> None:

@@ -172,7 +172,13 @@ def test_flights_that_return_are_measured() -> None:
     torch.manual_seed(0)
     picture = torch.randint(256, (1, 17, 160, 256, 3)).to(torch.uint8)
     lens = torch.tensor([200.0, 200.0, 128.0, 80.0]).expand(1, 17, 4)
-    truth = Truth(frames=picture, poses=back, intrinsics=lens, words=torch.zeros(1, 8, dtype=torch.int64))
+    truth = Truth(
+        frames=picture,
+        poses=back,
+        intrinsics=lens,
+        words=torch.zeros(1, 8, dtype=torch.int64),
+        inverse_depth=torch.full((1, 160, 256), 0.25).half(),
+    )
     codec_ = Codec(CODEC).eval().requires_grad_(False)
     model = WorldModel(replace(MODEL, memory_channels=42)).eval().requires_grad_(False)
     assert warp_only(codec_, truth).shape == (1, 16, 3, 160, 256)

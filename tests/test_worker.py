@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -57,9 +58,15 @@ def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Ses
 
 
 def test_frames_bring_their_depth(session: Session, assets: Path) -> None:
-    session.begin(load_gallery(assets / "gallery")[1])
-    shown = run(session, Steering(), lambda shown: len(shown) > 4)
+    scene = load_gallery(assets / "gallery")[1]
+    session.begin(scene)
+    shown = run(session, Steering(), lambda shown: bool(shown))
     assert shown[0].frame.inverse_depth is None  # nobody knows that of a picture
+    depth = np.linspace(0, 1, 160 * 256).reshape(160, 256).astype(np.float16)
+    session.begin(replace(scene, inverse_depth=depth))
+    shown = run(session, Steering(), lambda shown: len(shown) > 4)
+    assert shown[0].frame.index == 0
+    assert np.array_equal(shown[0].frame.inverse_depth, depth)  # but of this one
     for s in shown[1:]:
         depth = s.frame.inverse_depth
         assert depth is not None

@@ -29,6 +29,7 @@ def pocket(
     *,
     lens: Intrinsics,
     words: Sequence[int] | None = None,
+    inverse_depth: NDArray[np.float16] | None = None,
     tick: Tick,
 ) -> Report:
     """Fly from a picture along a path: its pose, then as many as chunks have frames, WARM chunks and more."""
@@ -37,7 +38,8 @@ def pocket(
     if chunks <= WARM:
         raise ValueError(f"a flight of {chunks} chunks: the first {WARM} are not measured")
     begin_peak(device)
-    state = engine.start(picture, pose=path[0], intrinsics=lens, words=words).state
+    start = engine.start(picture, pose=path[0], intrinsics=lens, words=words, inverse_depth=inverse_depth)
+    state = start.state
     moments, stages = [], []
     for k in range(chunks):
         poses = path[1 + k * spec.chunk_frames : 1 + (k + 1) * spec.chunk_frames]

@@ -70,13 +70,18 @@ def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.d
     say(f"rendering {flights} true flights of {chunks / 2:g} s, then flying them on {device.type}")
     truth = render_truth(Renderer(device), count=flights, chunks=chunks, say=say)
     report = measure_rollouts(model, codec, truth, seed=options.seed)
+    alone = measure_rollouts(model, codec, truth, told=False, seed=options.seed)
+    report["picture_alone"] = {name: alone[name] for name in ("told", "chunks", "turn")}
     write(options.out / "evaluation.json", json.dumps(report, indent=1) + "\n")
     write(options.out / "curve.svg", psnr_curve(report))
     rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, chunks), picks=CHUNKS)
-    for chunk, row in report["chunks"].items():
-        say(
-            f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  sharpness {row['sharpness']:.2f}"
-        )
+    for heading, table in (("depth told", report), ("picture alone", alone)):
+        say(heading)
+        for chunk, row in table["chunks"].items():
+            say(
+                f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  "
+                f"sharpness {row['sharpness']:.2f}"
+            )
     return report
 
 
@@ -91,6 +96,7 @@ def _full(options: Evaluation, model: WorldModel, codec: Codec, device: torch.de
         out=options.out,
         assets=options.assets,
         seed=options.seed,
+        told=options.told,
         levels=list(model.config.levels),
         device=device,
     )
@@ -117,7 +123,7 @@ def measured(
     """The records of all flights: those on disk as they are, the others made and kept, a batch at a time."""
     assert options.assets is not None
     weights = weights_hash(options.assets)
-    keys = {f.name: _key(f, weights, options.seed) for f in flights}
+    keys = {f.name: _key(f, weights, options.seed, told=options.told) for f in flights}
     folder = options.out / "flights"
     folder.mkdir(parents=True, exist_ok=True)
     todo = [f for f in flights if _kept(folder, f, keys[f.name]) is None]
@@ -125,9 +131,9 @@ def measured(
     renderer, begun, done = Renderer(device), time.perf_counter(), len(flights) - len(todo)
     for at in range(0, len(todo), size):
         left = (time.perf_counter() - begun) * (len(todo) - at) / at / 60 if at else 0.0
-        told = f"flight {done + at + 1} of {len(flights)}" + (f", about {left:.0f} min left" if at else "")
+        which = f"flight {done + at + 1} of {len(flights)}" + (f", about {left:.0f} min left" if at else "")
         batch = todo[at : at + size]
-        _fly(batch, keys, folder, model, codec, renderer, options.seed, partial(_prefixed, say, told))
+        _fly(batch, keys, folder, model, codec, renderer, options, partial(_prefixed, say, which))
     return [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
 
 
@@ -142,25 +148,19 @@ def _fly(
     model: WorldModel,
     codec: Codec,
     renderer: Renderer,
-    seed: int,
+    options: Evaluation,
     say: Say,
 ) -> None:
     """Render, fly, measure one batch, and keep its records and strips."""
     size = dict(width=codec.config.width, height=codec.config.height)
     shown = show(renderer, flights, **size, say=lambda w: say(f"rendering, {w}"))
-    made = film(model, codec, shown.truth, seed=seed, say=lambda w: say(f"flying, {w}"))
+    flown = partial(film, model, codec, shown.truth, told=options.told, seed=options.seed)
+    made = flown(say=lambda w: say(f"flying, {w}"))
     forgetful = None
     if model.config.memory_channels:
-        forgetful = film(
-            model,
-            codec,
-            shown.truth,
-            seed=seed,
-            memory=False,
-            say=lambda w: say(f"flying without memory, {w}"),
-        )
+        forgetful = flown(memory=False, say=lambda w: say(f"flying without memory, {w}"))
     say("measuring")
-    found = records(list(flights), shown, made, forgetful, codec=codec)
+    found = records(list(flights), shown, made, forgetful, codec=codec, told=options.told)
     for i, (flight, record) in enumerate(zip(flights, found, strict=True)):
         save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, forgetful))
         write(
@@ -176,10 +176,10 @@ def _strip(i: int, shown: Shown, made: Film, forgetful: Film | None) -> list[tor
     return [to_float(video[i, picks]) for video in videos]
 
 
-def _key(flight: Flight, weights: str, seed: int) -> str:
+def _key(flight: Flight, weights: str, seed: int, *, told: bool) -> str:
     """What a record depends on: it is made anew when this changes."""
-    told = f"{EDITION} {fingerprint([flight])} {weights} {seed}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    depends = f"{EDITION} {fingerprint([flight])} {weights} {seed}{' told' if told else ''}"
+    return hashlib.sha256(depends.encode()).hexdigest()[:16]
 
 
 def _kept(folder: Path, flight: Flight, key: str) -> Record | None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
-from engine.evaluate import Truth, fly_truth
+from engine.evaluate import Truth, encoded_first, fly_truth
 from engine.measure.odometry import EVERY
 from engine.measure.paths import Flight
 from engine.model import WorldModel
-from engine.train.codec_report import half, to_float
+from engine.train.codec_report import half
 from engine.words import words_of
 from engine.worlds.renderer import Renderer
 
@@ -72,13 +72,15 @@ def show(
             kept.append(new.unflatten(0, part.shape[:2]))
         say(f"{min(at + RENDERED, poses.shape[1])} of {poses.shape[1]} frames")
     words = [torch.from_numpy(words_of(row)) for row in worlds.params.cpu().numpy()]
+    known = torch.cat(depth, dim=1)
     truth = Truth(
         frames=torch.cat(rgb, dim=1),
         poses=poses,
         intrinsics=intrinsics,
         words=torch.stack(words).to(device)[of],
+        inverse_depth=known[:, 0],
     )
-    return Shown(truth=truth, inverse_depth=torch.cat(depth, dim=1))
+    return Shown(truth=truth, inverse_depth=known)
 
 
 @torch.inference_mode()
@@ -87,18 +89,19 @@ def film(
     codec: Codec,
     truth: Truth,
     *,
+    told: bool = True,
     seed: int = 0,
     memory: bool = True,
     say: Callable[[str], None] = lambda words: None,
 ) -> Film:
-    """Let the model fly all of `truth` from its first pictures."""
+    """Let the model fly all of `truth` from its first pictures. told: with their depth."""
     device = truth.frames.device
+    still = encoded_first(codec, truth.frames[:, 0], truth.known(told))
     with half(device):
-        still = codec.encode_picture(to_float(truth.frames[:, 0]).to(codec.mean.dtype))
         first = codec.decode(still, still)[1][:, -1:]
     frames, depth, times = [truth.frames[:, :1]], [first.half()], [time.perf_counter()]
     chunks = (truth.poses.shape[1] - 1) // 8
-    for rgb, inverse_depth in fly_truth(model, codec, truth, seed=seed, memory=memory):
+    for rgb, inverse_depth in fly_truth(model, codec, truth, told=told, seed=seed, memory=memory):
         frames.append(((rgb + 1) * 127.5).round().to(torch.uint8).movedim(2, -1))
         depth.append(inverse_depth[:, EVERY - 1 :: EVERY].half())
         if device.type == "cuda":

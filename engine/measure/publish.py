@@ -41,6 +41,7 @@ def published(
     out: Path,
     assets: Path,
     seed: int,
+    told: bool,
     levels: list[float],
     device: torch.device,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def published(
         "paths": fingerprint(flights),
         "weights": weights_hash(assets),
         "seed": seed,
+        "told": told,
         "levels": levels,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
@@ -84,10 +86,11 @@ def _device_name(device: torch.device) -> str:
 
 def _drawn(lines: Sequence[Row], report: dict[str, Any]) -> Table:
     """The table for the terminal: every figure beside its goal."""
-    told = f"{report['worlds']} × simple and hard, paths {report['paths']}, weights {report['weights'][:12]}"
+    first = "depth of the first picture told" if report["told"] else "from the picture alone"
+    title = f"{report['worlds']} × simple and hard, {first}, paths {report['paths']}, weights {report['weights'][:12]}"
     batch = ", ".join(map(str, report["batch"]))
     where = f"{report['device']}, {report['threads']} threads, {batch} flights at a time"
-    table = Table(title=told, caption=where, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=where, title_justify="left", caption_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("simple", "hard", "goal"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -36,9 +36,18 @@ Record = dict[str, Any]
 
 
 def records(
-    flights: list[Flight], shown: Shown, made: Film, forgetful: Film | None, *, codec: Codec
+    flights: list[Flight],
+    shown: Shown,
+    made: Film,
+    forgetful: Film | None,
+    *,
+    codec: Codec,
+    told: bool = True,
 ) -> list[Record]:
-    """Everything of a batch. made: as flown; forgetful: the same with memory off, None where there is none."""
+    """Everything of a batch. made: as flown; forgetful: the same with memory off, None where there is none.
+
+    told: whether they were flown with the depth of their first pictures.
+    """
     films = {"on": made} | ({"off": forgetful} if forgetful else {})
     out: list[Record] = [
         {
@@ -52,7 +61,7 @@ def records(
     ]
     for chunk in CHUNKS:
         if 8 * chunk < made.frames.shape[1]:
-            _spread(out, "chunks", chunk, _chunk(shown, made, codec, chunk))
+            _spread(out, "chunks", chunk, _chunk(shown, made, codec, chunk, told=told))
     for name, flown in films.items():
         _spread(out, "revisit", name, {"psnr": revisit(flown.frames, [f.split for f in flights])})
     for name, found in _new_areas(shown, films, codec).items():
@@ -75,7 +84,7 @@ def _spread(out: list[Record], kind: str, name: object, values: dict[str, Tensor
         record.setdefault(kind, {})[str(name)] = {key: float(value[i]) for key, value in values.items()}
 
 
-def _chunk(shown: Shown, made: Film, codec: Codec, chunk: int) -> dict[str, Tensor]:
+def _chunk(shown: Shown, made: Film, codec: Codec, chunk: int, *, told: bool) -> dict[str, Tensor]:
     """Scores of the eight frames that end at chunk / 2 seconds, each [N]."""
     truth, part = shown.truth, slice(8 * chunk - 7, 8 * chunk + 1)
     generated = to_float(made.frames[:, part])
@@ -83,7 +92,8 @@ def _chunk(shown: Shown, made: Film, codec: Codec, chunk: int) -> dict[str, Tens
     if chunk not in SEEN:
         return scores
     mask = _mask(shown, part)
-    seen = seen_first(codec, truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0])
+    first = truth.frames[:, 0], truth.poses[:, 0], truth.intrinsics[:, 0]
+    seen = seen_first(codec, *first, inverse_depth=truth.known(told))
     drawn = warp(seen, truth.poses[:, part], truth.intrinsics[:, part]).rgb
     true = to_float(truth.frames[:, part])
     return scores | {

@@ -14,6 +14,7 @@ import torch
 from pyquaternion import Quaternion
 
 from engine.camera import Intrinsics, Pose
+from engine.depthfile import write_depth
 from engine.words import words_of
 from engine.worlds.parameters import make_params
 from engine.worlds.renderer import Renderer
@@ -200,14 +201,14 @@ SCENES = (
 
 
 def make_gallery(folder: Path, *, device: str = "cpu") -> None:
-    """Write NAME.png for every scene, and gallery.json that describes them."""
+    """Write NAME.png and NAME.depth.png for every scene, and gallery.json that describes them."""
     folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(device)
     entries = []
     for scene in SCENES:
         biome, time, weather = scene.world
         params = make_params(scene.seed, biome=biome, time=time, weather=weather)
-        rgb, _ = renderer.render(
+        rgb, inverse_depth = renderer.render(
             renderer.bake(params[None]),
             index=torch.zeros(1, dtype=torch.int64),
             poses=torch.from_numpy(scene.pose.matrix)[None],
@@ -217,11 +218,13 @@ def make_gallery(folder: Path, *, device: str = "cpu") -> None:
             samples=SAMPLES,
         )
         cv2.imwrite(str(folder / f"{scene.name}.png"), rgb[0].cpu().numpy()[..., ::-1])
+        write_depth(folder / f"{scene.name}.depth.png", inverse_depth[0].cpu().numpy())
         entries.append(
             {
                 "name": scene.name,
                 "title": scene.title,
                 "picture": f"{scene.name}.png",
+                "depth": f"{scene.name}.depth.png",
                 "seed": scene.seed,
                 "words": words_of(params).tolist(),
                 "pose": scene.upright.matrix.round(9).tolist(),

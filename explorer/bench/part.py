@@ -287,7 +287,8 @@ class Pocket(Flight, Part):
         way = load_path(keys, motion=POCKET_MOTION).from_start(scene.pose)
         picture, lens = scene.picture(spec.width, spec.height)
         poses = [way.pose(i) for i in range(frames + 1)]
-        report = pocket(engine, picture, poses, lens=lens, words=scene.words, tick=tick)
+        depth = scene.depth(spec.width, spec.height)
+        report = pocket(engine, picture, poses, lens=lens, words=scene.words, inverse_depth=depth, tick=tick)
         return replace(report, facts={"load_s": loaded, **report.facts})
 
     def _scene(self, assets: Path) -> Scene:
