@@ -191,12 +191,10 @@ def test_what_is_no_picture(kind: str, frames: torch.Tensor) -> None:
 
 
 def test_pictures_are_pictures() -> None:
-    import cv2
+    from explorer.assets import assets_folder, load_gallery
 
-    from explorer.assets import assets_folder
-
-    files = sorted((assets_folder() / "gallery").glob("*.png"))
-    pictures = to_float(torch.from_numpy(np.stack([cv2.imread(str(f))[..., ::-1] for f in files])))
+    scenes = load_gallery(assets_folder() / "gallery")
+    pictures = to_float(torch.from_numpy(np.stack([scene.rgb for scene in scenes])))
     for picture in pictures:
         assert collapse(picture[None]) is None
     brightness, contrast, rough = signs(pictures)
