@@ -17,14 +17,11 @@ from engine.bench.ceilings import ceilings
 from engine.bench.clock import Tick, timed, timed_on_gpu
 from engine.bench.goals import comparable
 from engine.bench.memory import begin_peak, peak, size
-from engine.bench.refiner_cases import REFINER_CASES
 from engine.bench.report import Report, Row, Work
 from engine.bench.work import flops
 
-ALL = (*CASES, *REFINER_CASES)
 
-
-def kernels(device: torch.device, *, count: int, tick: Tick, cases: tuple[Case, ...] = ALL) -> Report:
+def kernels(device: torch.device, *, count: int, tick: Tick, cases: tuple[Case, ...] = CASES) -> Report:
     """Time every kernel and its twin. On a CPU kernels run in Triton's interpreter, for tests only."""
     begin_peak(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # the interpreter truncates to bf16
@@ -37,7 +34,7 @@ def kernels(device: torch.device, *, count: int, tick: Tick, cases: tuple[Case, 
         ceilings=ceilings(device),
         rows=tuple(rows),
         peak=worst,
-        comparable=comparable(true_size=cases == ALL, device=device.type),
+        comparable=comparable(true_size=cases == CASES, device=device.type),
     )
 
 
