@@ -16,7 +16,7 @@ from engine.bench.case import VIEWS, Case, Shape
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
-from engine.bench.kernels import ALL
+from engine.bench.cases import CASES
 from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec
@@ -176,7 +176,7 @@ def tiny(case: Case) -> Case:
 
 def test_kernels() -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
-    found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in ALL))
+    found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in CASES))
     assert [row.name for row in found.rows][::2] == [case.name for case in ALL]
     assert all(row.work is not None and row.work.bytes > 0 for row in found.rows)
     assert not found.comparable
