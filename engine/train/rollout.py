@@ -22,10 +22,11 @@ from engine.model import WorldModel
 from engine.recall import draw_on, frame_source, recall
 from engine.state import StreamState
 from engine.train.forcing import ForcingConfig, draw_levels
-from engine.train.pool import REMEMBERED, Batch
+from engine.train.pool import Batch
 from engine.train.remember import last_frame
 from engine.warp import Sources
 
+TOGETHER = 192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
 
@@ -111,7 +112,7 @@ class Remembering:
         assert memory is not None
         self.codec, self.batch, self.frames = codec, batch, codec.config.frames
         self.channels = memory.clone()  # [B, memory_channels, F, h, w]
-        self.parts = torch.arange(len(memory)).split(REMEMBERED)
+        self.parts = torch.arange(len(memory)).split(TOGETHER)
         self.ages = [self._blank(part) for part in self.parts]
         self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
 
