@@ -13,10 +13,10 @@ import torch
 
 from engine.bench import kernels as bench_kernels
 from engine.bench.case import VIEWS, Case, Shape
+from engine.bench.cases import CASES
 from engine.bench.ceilings import ceilings
 from engine.bench.clock import silent
 from engine.bench.goals import GOALS
-from engine.bench.cases import CASES
 from engine.bench.report import Ceilings, Moment, Report, Row, Work
 from engine.bench.work import codec_flops, flops, refiner_flops, stage1_flops, vae_flops
 from engine.codec import Codec

@@ -26,7 +26,9 @@ from engine.train.pool import Batch
 from engine.train.remember import last_frame
 from engine.warp import Sources
 
-TOGETHER = 192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
+TOGETHER = (
+    192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
+)
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
 
