@@ -144,7 +144,7 @@ def test_parts_of_sana_wm(
 def test_all_goals_are_of_rows_that_are_measured() -> None:
     named = {"stage 1", "60 s clip, stage 1", "codec", "refiner", "pocket", "stage 1 + codec"}
     assert set(GOALS) == named | {"stage 1 + codec + refiner", "GDN main branch"}
-    assert "GDN main branch" in {case.name for case in ALL}
+    assert "GDN main branch" in {case.name for case in CASES}
 
 
 def test_a_long_flight_is_drawn(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def tiny(case: Case) -> Case:
 def test_kernels() -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
     found = bench_kernels.kernels(DEVICE, count=1, tick=silent, cases=tuple(tiny(case) for case in CASES))
-    assert [row.name for row in found.rows][::2] == [case.name for case in ALL]
+    assert [row.name for row in found.rows][::2] == [case.name for case in CASES]
     assert all(row.work is not None and row.work.bytes > 0 for row in found.rows)
     assert not found.comparable
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_kernel_and_its_plain_form_are_given_the_same_work(case: Case) -> None:
     pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU is)")
     inputs = case.inputs(tiny(case).shape, DEVICE, torch.float32)
