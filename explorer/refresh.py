@@ -15,7 +15,7 @@ WAITED = 5e-4  # seconds: a flip that took less waited for nothing
 HASTY = 8  # flips in a row that waited for nothing: then the clock sets the pace
 AGAIN = 300  # refreshes by the clock, then the display is asked again: a hidden window may be back
 SHORT = 90  # newest refreshes that the rate on the screen is of
-KEPT = 20_000  # newest refreshes that percentiles are of
+KEPT = 4_000  # newest refreshes that percentiles are of
 
 
 class Beat:
