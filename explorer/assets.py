@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,17 @@ def assets_folder() -> Path:
     if not folder.is_dir():
         raise ValueError(f"there is no assets folder at {folder}: reinstall, or set WORLD_EXPLORER_ASSETS")
     return folder
+
+
+class Start(TypedDict):
+    """What a flight is begun with: arguments of `start` of a world and of `begin` of its process."""
+
+    picture: NDArray[np.uint8]  # [Y, X, 3] at the world's size
+    pose: Pose
+    intrinsics: Intrinsics
+    words: tuple[int, ...] | None
+    seed: int
+    inverse_depth: NDArray[np.float16] | None  # [Y, X]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,18 @@ class Scene:
         if self.inverse_depth is None:
             return None
         return prepare_depth(self.inverse_depth, width=width, height=height)
+
+    def start(self, width: int, height: int) -> Start:
+        """All of it at a world's size."""
+        picture, intrinsics = self.picture(width, height)
+        return Start(
+            picture=picture,
+            pose=self.pose,
+            intrinsics=intrinsics,
+            words=self.words,
+            seed=self.seed,
+            inverse_depth=self.depth(width, height),
+        )
 
 
 def photograph(path: Path, *, fov: float | None = None, seed: int = 0) -> Scene:

@@ -136,18 +136,11 @@ def _make(engine: World, flight: Plan, job: Job, bar: Progress, task: TaskID, pr
     from engine.state import StreamState
 
     spec, scene = engine.spec, flight.scene
-    picture, intrinsics = scene.picture(spec.width, spec.height)
+    start = scene.start(spec.width, spec.height)
     parts = 1 + -(-(flight.frames - 1) // spec.chunk_frames)
     found = job.resume(StreamState, device=engine.device)
     if found is None:
-        chunk = engine.start(
-            picture,
-            pose=scene.pose,
-            intrinsics=intrinsics,
-            words=scene.words,
-            seed=scene.seed,
-            inverse_depth=scene.depth(spec.width, spec.height),
-        )
+        chunk = engine.start(**start)
         job.keep(0, [chunk.frames[0].pixels], chunk.state, fps=spec.fps)
         found = 1, chunk.state
     done, state = found
@@ -157,7 +150,7 @@ def _make(engine: World, flight: Plan, job: Job, bar: Progress, task: TaskID, pr
         poses = list(flight.poses[first : first + spec.chunk_frames])
         wanted = len(poses)
         poses += poses[-1:] * (spec.chunk_frames - wanted)
-        chunk, _ = finite_step(engine, state, poses, intrinsics=intrinsics)
+        chunk, _ = finite_step(engine, state, poses, intrinsics=start["intrinsics"])
         state = chunk.state
         pictures = [frame.pixels for frame in chunk.frames[:wanted]]
         job.keep(index, pictures, state, fps=spec.fps)

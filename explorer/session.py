@@ -117,16 +117,9 @@ class Session:
                 self.stats.reference(scene.past.picture)
                 self._lens = read_intrinsics(scene.past.record)
                 return
-            picture, intrinsics = scene.picture(spec.width, spec.height)
-            self._lens = intrinsics
-            self.engine.begin(
-                picture,
-                pose=scene.pose,
-                intrinsics=intrinsics,
-                words=scene.words,
-                seed=scene.seed,
-                inverse_depth=scene.depth(spec.width, spec.height),
-            )
+            start = scene.start(spec.width, spec.height)
+            self._lens = start["intrinsics"]
+            self.engine.begin(**start)
 
     def go(self, id: int) -> None:
         """Return to a moment of the timeline; what is flown from there is a branch. Raises KeyError."""

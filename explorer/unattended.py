@@ -84,16 +84,7 @@ def _begun(engine: World, scene: Scene) -> tuple[Frame, StreamState]:
             world=engine.spec.name,
         )
         return last, saved.state
-    size = engine.spec.width, engine.spec.height
-    picture, intrinsics = scene.picture(*size)
-    chunk = engine.start(
-        picture,
-        pose=scene.pose,
-        intrinsics=intrinsics,
-        words=scene.words,
-        seed=scene.seed,
-        inverse_depth=scene.depth(*size),
-    )
+    chunk = engine.start(**scene.start(engine.spec.width, engine.spec.height))
     return chunk.frames[0], chunk.state
 
 

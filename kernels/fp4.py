@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 BLOCK = 16
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # magnitude by the lower three bits; the fourth is the sign
 LARGEST, LARGEST_SCALE = 6.0, 448.0
 SIGNS = (1, 1, -1, 1, 1, -1, -1, 1, -1, 1, 1, 1, -1, -1, 1, -1)  # drawn once; weights and inputs must agree
 

@@ -114,15 +114,16 @@ class Remembering:
         assert memory is not None
         self.codec, self.batch, self.frames = codec, batch, codec.config.frames
         self.channels = memory.clone()  # [B, memory_channels, F, h, w]
-        self.parts = torch.arange(len(memory)).split(TOGETHER)
-        self.ages = [self._blank(part) for part in self.parts]
+        count, c = len(memory), codec.config
+        self.parts = [slice(i, min(i + TOGETHER, count)) for i in range(0, count, TOGETHER)]
+        never = torch.zeros(count, c.height, c.width, dtype=torch.uint8, device=memory.device)
+        self.ages = [never[at] for at in self.parts]
         self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
 
     def recall(self, chunk: int) -> None:
         """What is remembered of the frames of a chunk, into `channels`."""
         views = slice(self.frames * (chunk - 1) + 1, self.frames * chunk + 1)
-        for k, part in enumerate(self.parts):
-            at = slice(int(part[0]), int(part[-1]) + 1)
+        for k, at in enumerate(self.parts):
             recalled = recall(
                 self.memories[k],
                 self.batch.poses[at, views],
@@ -140,16 +141,12 @@ class Remembering:
             self.memories[k] = insert(self.memories[k], self._source(k, chunk, latents))
 
     def _source(self, k: int, chunk: int, latents: Tensor) -> Sources:
-        at = slice(int(self.parts[k][0]), int(self.parts[k][-1]) + 1)
+        at = self.parts[k]
         color, depth = last_frame(self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk])
         i = self.frames * chunk
         index = torch.full((len(color),), i, device=color.device)
         pose, lens = self.batch.poses[at, i], self.batch.intrinsics[at, i]
         return frame_source(color, depth, self.ages[k], pose=pose, intrinsics=lens, index=index)
-
-    def _blank(self, part: Tensor) -> Tensor:
-        c = self.codec.config
-        return torch.zeros(len(part), c.height, c.width, dtype=torch.uint8, device=self.channels.device)
 
 
 def _committed(
