@@ -13,6 +13,7 @@ from engine.embed import SINUSOID
 from engine.ltx2 import RefinerConfig
 from engine.refiner_room import KV, Room
 from engine.refiner_rope import Turn
+from engine.waves import attention
 from kernels.norm_modulate import norm_modulate
 from kernels.norm_turn import norm_turn
 
@@ -47,9 +48,7 @@ class Attention(nn.Module):
         return KV(k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
 
     def see(self, q: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, kv.k, kv.v))
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out[0](o.transpose(1, 2).flatten(2))
+        return self.to_out[0](attention(q, kv.k, kv.v, mask=mask).flatten(2))
 
     def enter(self, x: Tensor, at: Turn, room: Room) -> Tensor:
         """Put keys and values of x [B, T, D] into their room. Returns queries [B, T, H, K]."""

@@ -70,6 +70,9 @@ REFINED = Shape(
     heads=LTX2_REFINER.heads,
     width=LTX2_REFINER.head_dim,
 )  # a block of the refiner
+APART = Shape(
+    clips=1, frames=1, grid=(1, 80), heads=LTX2_REFINER.heads, width=LTX2_REFINER.head_dim
+)  # its queries that would begin another wave
 WORDS = Shape(
     clips=1, frames=1, grid=(1, SANA_WM.caption_tokens), heads=SANA_WM.heads, width=SANA_WM.head_dim
 )  # of a prompt, as sana-wm reads them

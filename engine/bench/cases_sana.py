@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.bench.case import REFINED, STREAM, WORDS, Case, Shape
+from engine.bench.case import APART, REFINED, STREAM, WORDS, Case, Shape
 from engine.rope import Rotary, rotary_tables, rotate_real
 from engine.ucpe import fours_by_sums
 from kernels.fp4 import Fp4, dequantise, quantise
@@ -16,10 +16,12 @@ from kernels.fp4_linear import fp4_linear, fp4_linear_plain
 from kernels.fp4_unpack import fp4_unpack
 from kernels.fp8_rows import fp8_rows, fp8_rows_plain
 from kernels.gdn_heads import camera_heads, main_heads
+from kernels.merge_parts import merge_parts_plain, merge_parts_triton
 from kernels.norm_modulate import norm_modulate_plain, norm_modulate_triton
 from kernels.norm_turn import norm_turn_plain, norm_turn_triton
 
 TAPS = 4  # of the short convolution
+PARTS = 4  # of the refiner's keys on 132 multiprocessors
 
 
 class Random:
@@ -154,6 +156,12 @@ def _places(*, q: Tensor, cos: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     return k, v
 
 
+def part_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    draw = Random(device, dtype)
+    lse = draw(PARTS, shape.heads, shape.tokens, dtype=torch.float32)
+    return dict(o=draw(PARTS, shape.tokens, shape.heads, shape.width), lse=lse)
+
+
 def row_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return dict(x=Random(device, dtype)(shape.clips * shape.frames * shape.tokens, shape.dim))
 
@@ -198,6 +206,9 @@ SANA_CASES = (
         twin=norm_modulate_plain,
     ),
     Case(name="norm_turn", shape=REFINED, inputs=turn_inputs, kernel=turn_kernel, twin=turn_twin),
+    Case(
+        name="merge_parts", shape=APART, inputs=part_inputs, kernel=merge_parts_triton, twin=merge_parts_plain
+    ),
     Case(name="fp8_rows", shape=REFINED, inputs=row_inputs, kernel=fp8_rows, twin=fp8_rows_plain),
     Case(name="fp4_linear", shape=WORDS, inputs=few_inputs, kernel=fp4_linear, twin=fp4_linear_plain),
     Case(name="fp4_unpack", shape=REFINED, inputs=packed_inputs, kernel=fp4_unpack, twin=unpack_twin),
