@@ -248,7 +248,7 @@ class Engine:
             )
         laps.lap("denoise")
         with torch.inference_mode():
-            colors, depth = shown(self.codec, state.latent, latents[:, :, -1])
+            colors, depth = shown(self.codec, state.latent, latents[:, :, -1], recalled)
             pixels, inverse_depth = colors.cpu().numpy(), depth[0].to("cpu", torch.float16).numpy()
         laps.lap("decode")
         if recalled is not None and after.spatial is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.composite import composite
 from engine.conditioning import condition_clip
 from engine.curve import curve
 from engine.generator import Generator
@@ -173,6 +174,8 @@ def fly(
         latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels, noise=noise)
         with half(device):
             rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
+        if recalled is not None:
+            rgb, depth = composite(rgb, depth, recalled.warped)
         yield rgb.float(), depth.float()
         if spatial is not None and recalled is not None:
             newest = frame_source(

@@ -67,6 +67,10 @@ class Warped:
     magnification: Tensor  # fp32 [B, V, Y, X]: size here over size in the source; 0 where unknown
     generation: Tensor  # uint8 [B, V, Y, X]: of a frame drawn from this; 0 where unknown
 
+    def last(self) -> Warped:
+        """The last view alone."""
+        return Warped(**{f.name: getattr(self, f.name)[:, -1:] for f in fields(self)})
+
 
 def camera_matrix(intrinsics: Tensor) -> Tensor:
     """fx, fy, cx, cy [..., 4] → [..., 3, 3]."""

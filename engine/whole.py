@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.composite import composite
 from engine.conditioning import Conditioning
 from engine.generator import Generator
 from engine.graphed import Graphed
@@ -118,7 +119,7 @@ class WholeChunk:
         )
         memory = None if recalled is None else recalled.channels
         latents, finite, mixers, tails = self._passes.passes(asked.noise, given, block, memory)
-        colors, depth = shown(self.codec, past.latent, latents[:, :, -1])
+        colors, depth = shown(self.codec, past.latent, latents[:, :, -1], recalled)
         spatial = past.spatial
         if recalled is not None and spatial is not None:
             spatial = remembered(spatial, colors, depth, recalled, asked)
@@ -141,10 +142,17 @@ def at_no_time(cond: Conditioning) -> Conditioning:
     return replace(cond, frame=0, reanchor=G)
 
 
-def shown(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-    """Two neighbouring latents [1, C, h, w] as the frames of the second: uint8 [P, Y, X, 3], inverse depth [1, P, Y, X]."""
+def shown(
+    codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None
+) -> tuple[Tensor, Tensor]:
+    """Two neighbouring latents [1, C, h, w] as the frames of the second, with what was recalled of them.
+
+    Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].
+    """
     dtype = codec.mean.dtype
     rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
+    if recalled is not None:
+        rgb, depth = composite(rgb, depth, recalled.warped)
     return ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8), depth
 
 

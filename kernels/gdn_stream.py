@@ -30,17 +30,17 @@ class Tuning:
     parts: int = 1  # of a frame's tokens, summed by different programs
     block: int = 64
     warps: int = 4
-    stages: int = 2
+    stages: int = 1
     columns: int = 32  # of the memory per program of the recurrence; at least 16
     recurrence_warps: int = 8
-    recurrence_stages: int = 1
+    recurrence_stages: int = 2
     read_block: int = 64
     read_warps: int = 8
 
 
 TUNING = Tuning()
 EXACT = Tuning(  # fp32 operands take twice the room
-    block=32, warps=8, stages=1, columns=16, recurrence_warps=16, read_block=32, read_warps=8
+    block=32, warps=8, columns=16, recurrence_warps=16, recurrence_stages=1, read_block=32, read_warps=8
 )
 
 

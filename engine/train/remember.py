@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.composite import composite
 from engine.config import MEMORY, MemoryConfig, memory_channels
 from engine.memory import begin, insert
 from engine.recall import draw_on, frame_source, recall
 from engine.train.data import Clips
+from engine.warp import Warped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +158,18 @@ def _seen(
     )
 
 
-def last_frame(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [N, Y, X, 3] and fp16 [N, Y, X] of the last frame that two latents decode to."""
+def last_frame(
+    codec: Codec, previous: Tensor, latent: Tensor, seen: Warped | None = None
+) -> tuple[Tensor, Tensor]:
+    """uint8 [N, Y, X, 3] and fp16 [N, Y, X] of the last frame that two latents decode to, with what was `seen` of it."""
     dtype = codec.mean.dtype
     with torch.autocast(latent.device.type, torch.bfloat16):
         rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
-    color = ((rgb[:, -1].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-    return color, depth[:, -1].half()
+    rgb, depth = rgb[:, -1:], depth[:, -1:]
+    if seen is not None:
+        rgb, depth = composite(rgb, depth, seen)
+    color = ((rgb[:, 0].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+    return color, depth[:, 0].half()
 
 
 def _small_motions(shape: torch.Size, doubts: Doubts, generator: torch.Generator) -> Tensor:

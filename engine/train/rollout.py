@@ -24,7 +24,7 @@ from engine.state import StreamState
 from engine.train.forcing import ForcingConfig, draw_levels
 from engine.train.pool import Batch
 from engine.train.remember import last_frame
-from engine.warp import Sources
+from engine.warp import Sources, Warped
 
 TOGETHER = (
     192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
@@ -114,10 +114,9 @@ class Remembering:
         assert memory is not None
         self.codec, self.batch, self.frames = codec, batch, codec.config.frames
         self.channels = memory.clone()  # [B, memory_channels, F, h, w]
-        count, c = len(memory), codec.config
+        count = len(memory)
         self.parts = [slice(i, min(i + TOGETHER, count)) for i in range(0, count, TOGETHER)]
-        never = torch.zeros(count, c.height, c.width, dtype=torch.uint8, device=memory.device)
-        self.ages = [never[at] for at in self.parts]
+        self.recalled: list[Warped | None] = [None] * len(self.parts)  # of the last view
         self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
 
     def recall(self, chunk: int) -> None:
@@ -133,7 +132,7 @@ class Remembering:
                 half=self.channels.is_cuda,
             )
             self.channels[at, :, chunk] = recalled.channels[:, :, 0].to(self.channels.dtype)
-            self.ages[k] = recalled.warped.generation[:, -1]
+            self.recalled[k] = recalled.warped.last()
 
     def see(self, chunk: int, latents: Tensor) -> None:
         """Remember the last frame of a chunk of `latents` [B, C, F, h, w], whose views were just recalled."""
@@ -141,12 +140,15 @@ class Remembering:
             self.memories[k] = insert(self.memories[k], self._source(k, chunk, latents))
 
     def _source(self, k: int, chunk: int, latents: Tensor) -> Sources:
-        at = self.parts[k]
-        color, depth = last_frame(self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk])
+        at, seen = self.parts[k], self.recalled[k]
+        color, depth = last_frame(
+            self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk], seen
+        )
+        age = seen.generation[:, -1] if seen is not None else torch.zeros_like(depth, dtype=torch.uint8)
         i = self.frames * chunk
         index = torch.full((len(color),), i, device=color.device)
         pose, lens = self.batch.poses[at, i], self.batch.intrinsics[at, i]
-        return frame_source(color, depth, self.ages[k], pose=pose, intrinsics=lens, index=index)
+        return frame_source(color, depth, age, pose=pose, intrinsics=lens, index=index)
 
 
 def _committed(

@@ -1,0 +1,58 @@
+"""What was seen is shown as it was seen: decoded frames with the detail and the depth of what the memory draws there.
+
+A model that redraws a place every half second washes it out, a little each time. So it decides what is there and in
+which light, which is all it is needed for where something is remembered, and the memory adds what is finer:
+
+    shown = decoded + w · (e - low(e)),   e = warped - decoded
+
+with low(e) the mean of e over cells of `BROAD` pixels, drawn between. The weight w falls where the memory has stretched
+or often redrawn what it shows, and where the two disagree even in the mean of small cells: there the model has found
+something else to be true. Depth is taken from the memory wherever it knows it, so that places stay where they are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.warp import Warped
+
+BROAD, NARROW = 32, 4  # pixels: cells whose mean the model decides, and cells in which both must agree
+DOUBT = 0.2  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
+LARGE = (1.5, 3.0)  # magnifications from which the weight falls, and at which it is 0
+WORN = (2.0, 7.0)  # the same of generations
+
+
+def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:
+    """Frames [B, V, 3, Y, X] in [-1, 1] and their inverse depth [B, V, Y, X], both decoded, with what was seen of them.
+
+    Returns the same, colours as fp32.
+    """
+    views = rgb.shape[:2]
+    known = seen.mask.flatten(0, 1)[:, None].float()  # [B·V, 1, Y, X]
+    decoded = rgb.flatten(0, 1).float()
+    e = (seen.rgb.flatten(0, 1).movedim(-1, 1).float() / 127.5 - 1 - decoded) * known
+    size, age = (x.flatten(0, 1)[:, None].float() for x in (seen.magnification, seen.generation))
+    off = _mean(e, known, NARROW).abs().mean(dim=1, keepdim=True)
+    w = known * _falling(size, LARGE) * _falling(age, WORN) * _between((-((off / DOUBT) ** 2)).exp(), e)
+    w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
+    out = (decoded + w * (e - _between(_mean(e, known, BROAD), e))).clamp(-1, 1)
+    depth = torch.where(seen.mask > 0, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
+    return out.unflatten(0, views), depth
+
+
+def _falling(x: Tensor, ends: tuple[float, float]) -> Tensor:
+    """1 up to the first end, 0 from the second."""
+    return ((ends[1] - x) / (ends[1] - ends[0])).clamp(0, 1)
+
+
+def _mean(e: Tensor, known: Tensor, cell: int) -> Tensor:
+    """Means over what is known of square cells, 0 where nothing is. e: [N, C, Y, X], 0 where not known [N, 1, Y, X]."""
+    share = F.avg_pool2d(known, cell, ceil_mode=True)
+    return F.avg_pool2d(e, cell, ceil_mode=True) / share.clamp_min(1 / (2 * cell * cell))
+
+
+def _between(cells: Tensor, like: Tensor) -> Tensor:
+    """Values of cells at every pixel."""
+    return F.interpolate(cells, size=like.shape[-2:], mode="bilinear", align_corners=False)
