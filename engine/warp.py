@@ -3,15 +3,18 @@
     p = M (x, y, 1, d)      a pixel x, y of inverse depth d, seen by another camera, M = [K' R K⁻¹ | K' t]
     (x', y', d') = (p₀, p₁, d) / p₂
 
-which holds for the sky (d = 0) too. Colour is never splatted: the sources' inverse depth is (2×2 pixels, nearest
-wins, holes of up to two pixels closed), and every pixel of a view then looks its surface up in each source, where
-the depth must agree. Of those that agree the least magnified and least often redrawn is taken.
+which holds for the sky (d = 0) too. Colour is never splatted: the sources' inverse depth is (2×2 pixels, one if it
+lands on a centre; nearest wins, holes of up to two pixels closed), and every pixel of a view then looks its surface
+up in each source, where the depth must agree. Of those that agree the least magnified and least often redrawn is
+taken. Where two surfaces meet in a source, the depth of the very pixel must agree, and as the farther one's pixels
+have some of the nearer one's colour, they are taken only where the view has the nearer one beside them too.
 `engine/warp_cpu.py` is the same as a native loop, `engine/warp_gpu.py` by GPU kernels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,9 @@ EDGE = (
     0.3,
     0.02,
 )  # share of the nearer and 1/m: between depths that differ by more, and near neither, is no surface
+SPREAD = (-0.49, 0.49)  # a splatted point covers the pixels that these offsets lead to: one if on its centre
+STRICT = 0.2  # share of the nearer: where surfaces meet, a pixel that differs by more shows another one
+KEEP = 0.05  # share: where a source's inverse depth differs by no more from the splat's, it is taken instead
 GREY = 128  # where nothing at all is known
 
 
@@ -66,6 +72,7 @@ class Warped:
     mask: Tensor  # uint8 [B, V, Y, X], 1: known
     magnification: Tensor  # fp32 [B, V, Y, X]: size here over size in the source; 0 where unknown
     generation: Tensor  # uint8 [B, V, Y, X]: of a frame drawn from this; 0 where unknown
+    inverse_depth: Tensor  # fp32 [B, V, Y, X]: 1/m along the view's optical axis; 0 where unknown
 
     def last(self) -> Warped:
         """The last view alone."""
@@ -112,37 +119,41 @@ def around(d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
-    """Draw the sources into the views of poses [B, V, 4, 4] and intrinsics [B, V, 4]. About 40 bytes · B·S·V·Y·X beside."""
+    """Draw the sources into the views of poses [B, V, 4, 4] and intrinsics [B, V, 4]. About 90 bytes · B·S·V·Y·X beside."""
     B, S, Y, X = sources.inverse_depth.shape
     depth = sources.inverse_depth.float().flatten(0, 1)  # [B·S, Y, X]
     low, high = (d.view(B, S, Y * X) for d in around(depth))
     there = (sources.poses[:, :, None], sources.intrinsics[:, :, None])
     here = (poses[:, None], intrinsics[:, None])
-    buffer = _splat(depth.view(B, S, -1), low, high, between(*there, *here), sources.used, config, (Y, X))
+    z, top = _splat(depth.view(B, S, -1), low, high, between(*there, *here), sources.used, config, (Y, X))
     V = poses.shape[1]
     lens = sources.intrinsics[:, :, None, 0] / intrinsics[:, None, :, 0].double()  # fx of source over view
-    where, ok, cost, magnification = _look_up(
-        buffer.flatten(2), low, high, sources, between(*here, *there), 1 / lens.float(), config, (Y, X)
+    z, top, back = z.flatten(2), top.flatten(2), between(*here, *there)
+    where, ok, edge, cost, magnification = _look_up(
+        z, top, low, high, sources, back, 1 / lens.float(), config, (Y, X)
     )
     best = cost.argmin(dim=1, keepdim=True)  # [B, 1, V, N]
     mask = ok.any(dim=1)
     picture = _sampled(sources.rgb, where, (Y, X)).gather(1, best[..., None].expand(-1, -1, -1, -1, 3))[:, 0]
     age = sources.generation.view(B, S, Y * X).gather(2, _nearest(where, (Y, X)).flatten(2)).view(B, S, V, -1)
     age = (age.gather(1, best)[:, 0].int() + 1).clamp_max(255) * mask
+    carried = torch.where(edge, z[:, None], _carried(z, depth, where, back, config, (Y, X)))
     rgb = fill(picture.view(B * V, Y, X, 3), mask.view(B * V, Y, X))
     return Warped(
         rgb=rgb.view(B, V, Y, X, 3),
         mask=mask.view(B, V, Y, X).to(torch.uint8),
         magnification=(magnification.gather(1, best)[:, 0] * mask).view(B, V, Y, X),
         generation=age.view(B, V, Y, X).to(torch.uint8),
+        inverse_depth=(carried.gather(1, best)[:, 0] * mask).view(B, V, Y, X),
     )
 
 
 def _splat(
     d: Tensor, low: Tensor, high: Tensor, M: Tensor, used: Tensor, config: MemoryConfig, size: tuple[int, int]
-) -> Tensor:
-    """Nearest inverse depth of all sources in every view, small holes closed: [B, V, Y, X], -1: nothing.
+) -> tuple[Tensor, Tensor]:
+    """Nearest inverse depth of all sources in every view, small holes closed, and the largest beside each pixel.
 
+    Both [B, V, Y, X], -1: nothing.
     d, low, high: [B, S, Y·X].  M: [B, S, V, 3, 4].  Maxima are taken of the bits, which order like the numbers ≥ 0.
     """
     (Y, X), B, V = size, len(M), M.shape[2]
@@ -151,31 +162,37 @@ def _splat(
     keep = (used[..., None] & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
     p2 = torch.where(keep, p2, 1.0)
     # a ring two pixels wide catches what falls outside
-    column = torch.where(keep, (p0 / p2 - 0.5).floor().clamp(-2, X), -2.0).long() + 2
-    row = torch.where(keep, (p1 / p2 - 0.5).floor().clamp(-2, Y), -2.0).long() + 2
-    at = (row * (X + 4) + column).transpose(1, 2).reshape(B * V, -1)
+    left, right = (
+        torch.where(keep, (p0 / p2 + shift).floor().clamp(-2, X + 1), -2.0).long() + 2 for shift in SPREAD
+    )
+    up, down = (
+        torch.where(keep, (p1 / p2 + shift).floor().clamp(-2, Y + 1), -2.0).long() + 2 for shift in SPREAD
+    )
     bits = (d[:, :, None] / p2).transpose(1, 2).reshape(B * V, -1).view(torch.int32)
     buffer = torch.full((B * V, (Y + 4) * (X + 4)), -1, dtype=torch.int32, device=d.device)
-    for offset in (0, 1, X + 4, X + 5):
-        buffer.scatter_reduce_(1, at + offset, bits, "amax")
+    for row, column in product((up, down), (left, right)):
+        at = (row * (X + 4) + column).transpose(1, 2).reshape(B * V, -1)
+        buffer.scatter_reduce_(1, at, bits, "amax")
     bits = buffer.view(B * V, Y + 4, X + 4)[:, 2:-2, 2:-2]
     z = torch.where(bits < 0, -1.0, bits.contiguous().view(torch.float32))
-    wide = F.max_pool2d(z[:, None], 3, 1, 1)
-    return (-F.max_pool2d(-wide, 3, 1, 1)).view(B, V, Y, X)
+    closed, top = around(F.max_pool2d(z[:, None], 3, 1, 1)[:, 0])
+    return closed.view(B, V, Y, X), top.view(B, V, Y, X)
+
+
+def _apart(low: Tensor, high: Tensor) -> Tensor:
+    """Whether these inverse depths are of two surfaces."""
+    return high - low > (EDGE[0] * high).clamp_min(EDGE[1])
 
 
 def _mixed(d: Tensor, low: Tensor, high: Tensor, config: MemoryConfig) -> Tensor:
     """Pixels in which a decoder has averaged two surfaces."""
     t, e = config.tolerance, config.sky
-    return (
-        (high - low > (EDGE[0] * high).clamp_min(EDGE[1]))
-        & (d * (1 + t) + e < high)
-        & (d * (1 - t) - e > low)
-    )
+    return _apart(low, high) & (d * (1 + t) + e < high) & (d * (1 - t) - e > low)
 
 
 def _look_up(
     z: Tensor,
+    top: Tensor,
     low: Tensor,
     high: Tensor,
     sources: Sources,
@@ -183,11 +200,12 @@ def _look_up(
     lens: Tensor,
     config: MemoryConfig,
     size: tuple[int, int],
-) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-    """Where each source shows the surfaces z [B, V, N] of the views.
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
+    """Where each source shows the surfaces z [B, V, N] of the views. top [B, V, N]: the nearest beside each.
 
     M: [B, S, V, 3, 4] view to source.  lens: [B, S, V] focal length of view over source.
-    Returns pixels (u, v), whether the source has that surface there, cost and magnification, each [B, S, V, N].
+    Returns pixels (u, v), whether the source has that surface there, whether two meet there, cost and magnification,
+    each [B, S, V, N].
     """
     (Y, X), t, e = size, config.tolerance, config.sky
     x, y = centres(Y, X, z.device)
@@ -201,11 +219,38 @@ def _look_up(
         return table.gather(2, at).view(d.shape)
 
     ok = ahead & (u >= 0) & (u <= X) & (v >= 0) & (v <= Y)
-    ok = ok & (d >= look(low) * (1 - t) - e) & (d <= look(high) * (1 + t) + e)
+    own, low, high = look(sources.inverse_depth.float().flatten(2)), look(low), look(high)
+    ok = ok & (d >= low * (1 - t) - e) & (d <= high * (1 + t) + e)
+    edge = _apart(low, high)
+    ok = ok & (~edge | ((own - d).abs() <= STRICT * torch.maximum(own, d) + e))
+    behind = edge & (own < (low + high) / 2)  # its colour has some of the nearer surface's
+    ok = ok & (~behind | _apart(z, top)[:, None])
     magnification = lens[..., None] * p2
     worn = (1 + look(sources.generation.flatten(2)).float()).sqrt()
     cost = torch.where(ok, magnification.clamp_min(1) * worn, torch.inf)
-    return (u, v), ok, cost, magnification
+    return (u, v), ok, edge, cost, magnification
+
+
+def _carried(
+    z: Tensor,
+    depth: Tensor,
+    where: tuple[Tensor, Tensor],
+    M: Tensor,
+    config: MemoryConfig,
+    size: tuple[int, int],
+) -> Tensor:
+    """Inverse depth in the views of what depth [B·S, Y, X] has at `where`; z where that is another surface.
+
+    Inverts d = z / p₂ = z / (a + b z). The splat's is the nearest of 2×2 pixels, this is exact.
+    """
+    x, y = centres(*size, z.device)
+    _, _, a = project(M, x, y, torch.zeros_like(x))
+    d = _sampled(depth[..., None].view(*M.shape[:2], *size, 1), where, size, mode="bilinear")[..., 0]
+    scale = 1 - d * M[..., 2, 3, None]
+    ahead = scale > NEAR
+    carried = d * a / torch.where(ahead, scale, 1.0)
+    z = z[:, None]
+    return torch.where(ahead & ((carried - z).abs() <= KEEP * z + config.sky), carried, z)
 
 
 def _nearest(where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
@@ -214,15 +259,15 @@ def _nearest(where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
     return v.floor().clamp(0, Y - 1).long() * X + u.floor().clamp(0, X - 1).long()
 
 
-def _sampled(rgb: Tensor, where: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-    """rgb [B, S, Y, X, 3] at pixels u, v [B, S, V, N], bicubic (a = -0.75): fp32 [B, S, V, N, 3]."""
+def _sampled(
+    table: Tensor, where: tuple[Tensor, Tensor], size: tuple[int, int], *, mode: str = "bicubic"
+) -> Tensor:
+    """table [B, S, Y, X, C] at pixels u, v [B, S, V, N], cubic with a = -0.75: fp32 [B, S, V, N, C]."""
     (Y, X), (u, v) = size, where
     grid = torch.stack([u * (2 / X) - 1, v * (2 / Y) - 1], dim=-1).clamp(-2, 2)
-    picture = rgb.flatten(0, 1).movedim(-1, 1).float()
-    out = F.grid_sample(
-        picture, grid.flatten(0, 1), mode="bicubic", padding_mode="border", align_corners=False
-    )
-    return out.movedim(1, -1).unflatten(0, rgb.shape[:2])
+    picture = table.flatten(0, 1).movedim(-1, 1).float()
+    out = F.grid_sample(picture, grid.flatten(0, 1), mode=mode, padding_mode="border", align_corners=False)
+    return out.movedim(1, -1).unflatten(0, table.shape[:2])
 
 
 def fill(picture: Tensor, mask: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ from numba import njit
 from torch import Tensor
 
 from engine.config import MEMORY, MemoryConfig
-from engine.warp import EDGE, GREY, NEAR, Sources, Warped, between
+from engine.warp import EDGE, GREY, KEEP, NEAR, SPREAD, STRICT, Sources, Warped, between
 
 compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
 
-_near, _grey, _share, _step = (np.float32(x) for x in (NEAR, GREY, *EDGE))
+_near, _grey, _share, _step, _strict, _keep = (np.float32(x) for x in (NEAR, GREY, *EDGE, STRICT, KEEP))
+_first, _last = (np.float32(x) for x in SPREAD)
 
 
 def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
@@ -27,8 +28,11 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
     flights = [
         _warp_one(sources, b, poses[b], intrinsics[b], config=config) for b in range(sources.index.shape[0])
     ]
-    rgb, mask, magnification, generation = (torch.from_numpy(np.stack(x)) for x in zip(*flights, strict=True))
-    return Warped(rgb=rgb, mask=mask, magnification=magnification, generation=generation)
+    rgb, *rest = (torch.from_numpy(np.stack(x)) for x in zip(*flights, strict=True))
+    mask, magnification, generation, inverse_depth = rest
+    return Warped(
+        rgb=rgb, mask=mask, magnification=magnification, generation=generation, inverse_depth=inverse_depth
+    )
 
 
 def _warp_one(
@@ -38,6 +42,7 @@ def _warp_one(
     S, V, (Y, X) = len(used), len(poses), sources.inverse_depth.shape[2:]
     rgb, mask = np.empty((V, Y, X, 3), np.uint8), np.empty((V, Y, X), np.uint8)
     magnification, generation = np.empty((V, Y, X), np.float32), np.empty((V, Y, X), np.uint8)
+    inverse_depth = np.empty((V, Y, X), np.float32)
     camera = (sources.poses[b, used][:, None], sources.intrinsics[b, used][:, None])
     view = (poses[None], intrinsics[None])
     there, back = between(*camera, *view).numpy(), between(*view, *camera).numpy()
@@ -50,10 +55,10 @@ def _warp_one(
         _surfaces(depth[s], low[s], high[s], keep[s], *limits)
 
     def draw(v: int) -> None:
-        known = mask[v], magnification[v], generation[v]
+        found = magnification[v], generation[v], inverse_depth[v]
         tables = (depth, low, high, keep, pictures, ages)
         m = [np.ascontiguousarray(a[:, v]) for a in (there, back, lens)]
-        _view(*tables, *m, rgb[v], *known, *limits)
+        _view(*tables, *m, rgb[v], mask[v], found, *limits)
 
     workers = max(1, min(V, torch.get_num_threads()))
     if workers == 1:
@@ -62,7 +67,7 @@ def _warp_one(
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(draw, range(V)))
-    return rgb, mask, magnification, generation
+    return rgb, mask, magnification, generation, inverse_depth
 
 
 @compiled
@@ -77,27 +82,28 @@ def _surfaces(d, low, high, keep, t, e):
                 for i in range(max(x - 1, 0), min(x + 2, X)):
                     lo, hi = min(lo, d[j, i]), max(hi, d[j, i])
             low[y, x], high[y, x] = lo, hi
-            mixed = (
-                (hi - lo > max(_share * hi, _step))
-                and (d[y, x] * (one + t) + e < hi)
-                and (d[y, x] * (one - t) - e > lo)
-            )
+            mixed = _apart(lo, hi) and (d[y, x] * (one + t) + e < hi) and (d[y, x] * (one - t) - e > lo)
             keep[y, x] = not mixed
 
 
 @compiled
-def _view(
-    depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, magnification, generation, t, e
-):
+def _apart(low, high):
+    """Whether these inverse depths are of two surfaces."""
+    return high - low > max(_share * high, _step)
+
+
+@compiled
+def _view(depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, found, t, e):
     """Everything of one view."""
     S, Y, X = depth.shape
     z = np.full((Y + 4, X + 4), np.float32(-1))
     for s in range(S):
         _splat(z, depth[s], keep[s], there[s])
-    z = _closed(z)
+    z, wide = _closed(z)
     weight = np.empty((Y, X), np.float32)
     color = np.empty((Y, X, 3), np.float32)
-    _gather(z, low, high, pictures, ages, back, lens, color, weight, magnification, generation, t, e)
+    tables = (depth, low, high, pictures, ages)
+    _gather(z, wide, tables, back, lens, color, weight, found, t, e)
     _fill(color, weight, rgb)
     for y in range(Y):
         for x in range(X):
@@ -107,7 +113,7 @@ def _view(
 @compiled
 def _splat(z, d, keep, M):
     Y, X = d.shape
-    half = np.float32(0.5)
+    two = np.float32(2)
     for j in range(Y):
         y = np.float32(j + 0.5)
         for i in range(X):
@@ -115,24 +121,26 @@ def _splat(z, d, keep, M):
             p2 = M[2, 0] * x + M[2, 1] * y + M[2, 2] + M[2, 3] * d[j, i]
             if not keep[j, i] or not p2 > _near:
                 continue
-            u = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + M[0, 3] * d[j, i]) / p2 - half
-            v = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + M[1, 3] * d[j, i]) / p2 - half
-            if u < -1 or v < -1 or u >= X or v >= Y:
+            u = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + M[0, 3] * d[j, i]) / p2
+            v = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + M[1, 3] * d[j, i]) / p2
+            if u < -1 or v < -1 or u > X + 1 or v > Y + 1:
                 continue
-            a, b = int(u + 1) + 1, int(v + 1) + 1  # floor, and the ring of two
+            # floor, and the ring of two
+            left, right = int(u + _first + two), int(u + _last + two)
+            up, down = int(v + _first + two), int(v + _last + two)
             near = d[j, i] / p2
-            z[b, a] = max(z[b, a], near)
-            z[b, a + 1] = max(z[b, a + 1], near)
-            z[b + 1, a] = max(z[b + 1, a], near)
-            z[b + 1, a + 1] = max(z[b + 1, a + 1], near)
+            z[up, left] = max(z[up, left], near)
+            z[up, right] = max(z[up, right], near)
+            z[down, left] = max(z[down, left], near)
+            z[down, right] = max(z[down, right], near)
 
 
 @compiled
 def _closed(ring):
-    """3×3 maximum, then 3×3 minimum, of what lies inside the ring."""
+    """3×3 maximum, then 3×3 minimum, of what lies inside the ring; and the maximum alone."""
     z = ring[2:-2, 2:-2]
     Y, X = z.shape
-    a, b = np.empty((Y, X), np.float32), np.empty((Y, X), np.float32)
+    a, b, c = np.empty((Y, X), np.float32), np.empty((Y, X), np.float32), np.empty((Y, X), np.float32)
     for y in range(Y):
         up, down = max(y - 1, 0), min(y + 1, Y - 1)
         for x in range(X):
@@ -146,17 +154,30 @@ def _closed(ring):
         for x in range(X):
             a[y, x] = min(b[up, x], b[y, x], b[down, x])
     for y in range(Y):
-        b[y, 0], b[y, X - 1] = min(a[y, 0], a[y, 1]), min(a[y, X - 2], a[y, X - 1])
+        c[y, 0], c[y, X - 1] = min(a[y, 0], a[y, 1]), min(a[y, X - 2], a[y, X - 1])
         for x in range(1, X - 1):
-            b[y, x] = min(a[y, x - 1], a[y, x], a[y, x + 1])
-    return b
+            c[y, x] = min(a[y, x - 1], a[y, x], a[y, x + 1])
+    return c, b
 
 
 @compiled
-def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnification, generation, t, e):
+def _top(z, y, x):
+    """Largest of the 3×3 pixels around."""
+    Y, X = z.shape
+    top = z[y, x]
+    for j in range(max(y - 1, 0), min(y + 2, Y)):
+        for i in range(max(x - 1, 0), min(x + 2, X)):
+            top = max(top, z[j, i])
+    return top
+
+
+@compiled
+def _gather(z, wide, tables, back, lens, color, weight, found, t, e):
     """Look the surface of every pixel up in each source; sample the one of lowest cost."""
-    S, Y, X = low.shape
-    one = np.float32(1)
+    depth, low, high, pictures, ages = tables
+    magnification, generation, inverse_depth = found
+    S, Y, X = depth.shape
+    one, half = np.float32(1), np.float32(0.5)
     worn = np.sqrt(np.arange(1, 257).astype(np.float32))
     for j in range(Y):
         y = np.float32(j + 0.5)
@@ -164,7 +185,7 @@ def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnificati
             x, d = np.float32(i + 0.5), z[j, i]
             best, lowest = -1, np.float32(np.inf)
             best_u = best_v = best_size = np.float32(0)
-            age = 0
+            age, meet = 0, False
             for s in range(S if d >= 0 else 0):
                 M = back[s]
                 p2 = M[2, 0] * x + M[2, 1] * y + M[2, 2] + M[2, 3] * d
@@ -175,20 +196,49 @@ def _gather(z, low, high, pictures, ages, back, lens, color, weight, magnificati
                 if not (u >= 0 and u <= X and v >= 0 and v <= Y):
                     continue
                 a, b, there = min(int(u), X - 1), min(int(v), Y - 1), d / p2
-                if there < low[s, b, a] * (one - t) - e or there > high[s, b, a] * (one + t) + e:
+                lo, hi = low[s, b, a], high[s, b, a]
+                if there < lo * (one - t) - e or there > hi * (one + t) + e:
                     continue
+                edge = _apart(lo, hi)
+                if edge:
+                    own = depth[s, b, a]
+                    if abs(own - there) > _strict * max(own, there) + e:
+                        continue
+                    if own < (lo + hi) * half and not _apart(d, _top(wide, j, i)):
+                        continue
                 size = lens[s] * p2
                 cost = max(size, one) * worn[ages[s, b, a]]
                 if cost < lowest:
-                    best, lowest, best_u, best_v, best_size, age = s, cost, u, v, size, ages[s, b, a]
+                    best, lowest, best_u, best_v, best_size = s, cost, u, v, size
+                    age, meet = ages[s, b, a], edge
             if best < 0:
                 weight[j, i] = magnification[j, i] = 0
                 generation[j, i] = 0
+                inverse_depth[j, i] = 0
                 color[j, i, 0] = color[j, i, 1] = color[j, i, 2] = 0
             else:
                 weight[j, i], magnification[j, i] = one, best_size
                 generation[j, i] = np.uint8(min(age + 1, 255))
+                inverse_depth[j, i] = d
+                if not meet:
+                    M, known = back[best], _bilinear(depth[best], best_u, best_v)
+                    scale = one - known * M[2, 3]
+                    carried = known * (M[2, 0] * x + M[2, 1] * y + M[2, 2]) / scale
+                    if scale > _near and abs(carried - d) <= _keep * d + e:
+                        inverse_depth[j, i] = carried
                 _bicubic(pictures[best], best_u, best_v, color[j, i])
+
+
+@compiled
+def _bilinear(d, u, v):
+    Y, X = d.shape
+    u, v = u - np.float32(0.5), v - np.float32(0.5)
+    x0, y0 = int(np.floor(u)), int(np.floor(v))
+    fx, fy, one = u - np.float32(x0), v - np.float32(y0), np.float32(1)
+    left, right, up, down = max(x0, 0), min(x0 + 1, X - 1), max(y0, 0), min(y0 + 1, Y - 1)
+    above = d[up, left] * (one - fx) + d[up, right] * fx
+    below = d[down, left] * (one - fx) + d[down, right] * fx
+    return above * (one - fy) + below * fy
 
 
 @compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from engine.config import MEMORY, MemoryConfig
-from engine.warp import EDGE, NEAR, Sources, Warped, between, fill
+from engine.warp import EDGE, KEEP, NEAR, SPREAD, STRICT, Sources, Warped, between, fill
 from kernels.warp_draw import warp_draw
 
 
@@ -14,7 +14,7 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
     camera = (sources.poses[:, :, None], sources.intrinsics[:, :, None])
     view = (poses[:, None], intrinsics[:, None])
     lens = camera[1][..., 0] / view[1][..., 0].double()  # fx of source over view
-    color, mask, magnification, generation = warp_draw(
+    color, mask, magnification, generation, inverse_depth = warp_draw(
         sources.rgb,
         sources.inverse_depth,
         sources.generation,
@@ -26,6 +26,11 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
         sky=config.sky,
         near=NEAR,
         edge=EDGE,
+        spread=SPREAD,
+        strict=STRICT,
+        keep=KEEP,
     )
     rgb = fill(color.flatten(0, 1), mask.flatten(0, 1)).view_as(color)
-    return Warped(rgb=rgb, mask=mask, magnification=magnification, generation=generation)
+    return Warped(
+        rgb=rgb, mask=mask, magnification=magnification, generation=generation, inverse_depth=inverse_depth
+    )

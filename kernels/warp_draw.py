@@ -33,35 +33,41 @@ def warp_draw(
     sky: float,
     near: float,
     edge: tuple[float, float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    spread: tuple[float, float],
+    strict: float,
+    keep: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """rgb: uint8 [B, S, Y, X, 3].  inverse_depth: fp16 and generation: uint8 [B, S, Y, X].  index: [B, S], below 0: unused.
     there, back: fp32 [B, S, V, 3, 4], projections from source to view and from view to source.
     lens: fp32 [B, S, V], focal length of view over source.
 
     Returns, per pixel of the views: colour fp32 [B, V, Y, X, 3], 0 … 255 but for overshoot; uint8 whether it is known;
-    fp32 magnification; uint8 generation. All are 0 where nothing is known.
+    fp32 magnification; uint8 generation; fp32 inverse depth. All are 0 where nothing is known.
     """
     B, S, Y, X = inverse_depth.shape
     V, device = there.shape[2], rgb.device
     rgb, inverse_depth, generation, index, there, back, lens = (
         x.contiguous() for x in (rgb, inverse_depth, generation, index, there, back, lens)
     )
-    sizes: dict[str, Any] = dict(S=S, V=V, Y=Y, X=X, BLOCK=BLOCK, TOLERANCE=tolerance, SKY=sky, NEAR=near)
+    sizes: dict[str, Any] = dict(S=S, V=V, Y=Y, X=X, BLOCK=BLOCK)
+    sizes |= dict(TOLERANCE=tolerance, SKY=sky, NEAR=near, SHARE=edge[0], STEP=edge[1])
     launch: dict[str, Any] = dict(num_warps=WARPS, enable_fp_fusion=False)  # rounds as separate operations do
     blocks = -(-Y * X // BLOCK)
     z = torch.full((B, V, Y, X), -1.0, device=device)
     wide = torch.empty_like(z)
     compiled(*SPLAT)[(B * S, blocks)](
-        inverse_depth, index, there, z.view(torch.int32), **sizes, SHARE=edge[0], STEP=edge[1], **launch
-    )
+        inverse_depth, index, there, z.view(torch.int32),
+        **sizes, FIRST=spread[0], LAST=spread[1], **launch
+    )  # fmt: skip
     compiled(*WIDEN)[(B * V, blocks)](z, wide, Y=Y, X=X, BLOCK=BLOCK, num_warps=WARPS)
     color = torch.empty(B, V, Y, X, 3, device=device)
-    magnification = torch.empty(B, V, Y, X, device=device)
+    magnification, carried = (torch.empty(B, V, Y, X, device=device) for _ in range(2))
     mask, age = (torch.empty(B, V, Y, X, dtype=torch.uint8, device=device) for _ in range(2))
     compiled(*DRAW)[(B * V, blocks)](
-        wide, rgb, inverse_depth, generation, index, back, lens, color, mask, magnification, age, **sizes, **launch
+        wide, rgb, inverse_depth, generation, index, back, lens, color, mask, magnification, age, carried,
+        **sizes, STRICT=strict, KEEP=keep, **launch
     )  # fmt: skip
-    return color, mask, magnification, age
+    return color, mask, magnification, age, carried
 
 
 def _projected(m, x, y, d):
@@ -84,6 +90,24 @@ def _extent(depth, row, column, Y: tl.constexpr, X: tl.constexpr):
     return low, high
 
 
+def _apart(low, high, SHARE: tl.constexpr, STEP: tl.constexpr):
+    """Whether these inverse depths are of two surfaces."""
+    return high - low > tl.maximum(SHARE * high, STEP)
+
+
+def _bilinear(depth, x, y, Y: tl.constexpr, X: tl.constexpr):
+    """Value at x, y, fp32; what lies outside repeats the border."""
+    x0, y0 = tl.floor(x - 0.5), tl.floor(y - 0.5)
+    fx, fy = x - 0.5 - x0, y - 0.5 - y0
+    left, right = tl.maximum(x0.to(tl.int32), 0), tl.minimum(x0.to(tl.int32) + 1, X - 1)
+    up, down = tl.maximum(y0.to(tl.int32), 0) * X, tl.minimum(y0.to(tl.int32) + 1, Y - 1) * X
+    above = tl.load(depth + up + left).to(tl.float32) * (1.0 - fx)
+    above += tl.load(depth + up + right).to(tl.float32) * fx
+    below = tl.load(depth + down + left).to(tl.float32) * (1.0 - fx)
+    below += tl.load(depth + down + right).to(tl.float32) * fx
+    return above * (1.0 - fy) + below * fy
+
+
 def _tap(n: tl.constexpr, f):
     """Weight of tap n of 4 at f between the middle two: Keys 1981 with a = -0.75."""
     t = tl.abs(f - (n - 1))
@@ -96,6 +120,7 @@ def _splat(
     depth, index, there, z,
     S: tl.constexpr, V: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr,
     TOLERANCE: tl.constexpr, SKY: tl.constexpr, NEAR: tl.constexpr, SHARE: tl.constexpr, STEP: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # source of a flight
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -104,7 +129,7 @@ def _splat(
     depth += i * Y * X
     d = tl.load(depth + n, mask=n < Y * X, other=0.0).to(tl.float32)
     low, high = _extent(depth, row, column, Y, X)
-    mixed = high - low > tl.maximum(SHARE * high, STEP)  # a decoder has averaged two surfaces
+    mixed = _apart(low, high, SHARE, STEP)  # a decoder has averaged two surfaces
     mixed &= (d * (1.0 + TOLERANCE) + SKY < high) & (d * (1.0 - TOLERANCE) - SKY > low)
     keep = (n < Y * X) & (mixed == 0)
     if tl.load(index + i) >= 0:
@@ -112,12 +137,14 @@ def _splat(
             p0, p1, p2 = _projected(there + (i * V + v) * 12, x, y, d)
             ahead = keep & (p2 > NEAR)
             p2 = tl.where(ahead, p2, 1.0)
-            c = tl.minimum(tl.maximum(tl.floor(tl.div_rn(p0, p2) - 0.5), -2.0), X).to(tl.int32)
-            r = tl.minimum(tl.maximum(tl.floor(tl.div_rn(p1, p2) - 0.5), -2.0), Y).to(tl.int32)
+            u = tl.minimum(tl.maximum(tl.div_rn(p0, p2), -1.0), X + 1)
+            w = tl.minimum(tl.maximum(tl.div_rn(p1, p2), -1.0), Y + 1)
+            left, right = tl.floor(u + FIRST).to(tl.int32), tl.floor(u + LAST).to(tl.int32)
+            up, down = tl.floor(w + FIRST).to(tl.int32), tl.floor(w + LAST).to(tl.int32)
             bits = tl.div_rn(d, p2).to(tl.int32, bitcast=True)
             view = z + (i // S * V + v) * Y * X
             for corner in tl.static_range(4):
-                to_r, to_c = r + corner // 2, c + corner % 2
+                to_r, to_c = (down if corner // 2 else up), (right if corner % 2 else left)
                 inside = ahead & (to_r >= 0) & (to_r < Y) & (to_c >= 0) & (to_c < X)
                 tl.atomic_max(view + to_r * X + to_c, bits, mask=inside, sem="relaxed")
 
@@ -130,20 +157,23 @@ def _widen(z, wide, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def _draw(
-    wide, rgb, depth, generation, index, back, lens, color, mask, magnification, age,
+    wide, rgb, depth, generation, index, back, lens, color, mask, magnification, age, carried,
     S: tl.constexpr, V: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr,
-    TOLERANCE: tl.constexpr, SKY: tl.constexpr, NEAR: tl.constexpr,
+    TOLERANCE: tl.constexpr, SKY: tl.constexpr, NEAR: tl.constexpr, SHARE: tl.constexpr, STEP: tl.constexpr,
+    STRICT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # view of a flight
     b, v = i // V, i % V
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row, column, live = n // X, n % X, n < Y * X
     x, y = column.to(tl.float32) + 0.5, row.to(tl.float32) + 0.5
-    d, _ = _extent(wide + i * Y * X, row, column, Y, X)  # small holes closed
+    d, top = _extent(wide + i * Y * X, row, column, Y, X)  # small holes closed; the nearest beside
+    rim = _apart(d, top, SHARE, STEP)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
     best_x, best_y = tl.full([BLOCK], 0.5, tl.float32), tl.full([BLOCK], 0.5, tl.float32)
     best_size = tl.zeros([BLOCK], dtype=tl.float32)
     best, best_age = tl.zeros([BLOCK], dtype=tl.int32), tl.zeros([BLOCK], dtype=tl.int32)
+    meet = best > 0  # nowhere
     for s in range(S):
         k = b * S + s
         if tl.load(index + k) >= 0:
@@ -156,6 +186,9 @@ def _draw(
             r = tl.minimum(tl.maximum(tl.floor(w), 0.0), Y - 1).to(tl.int32)
             low, high = _extent(depth + k * Y * X, r, c, Y, X)
             ok &= (there >= low * (1.0 - TOLERANCE) - SKY) & (there <= high * (1.0 + TOLERANCE) + SKY)
+            own, edge = tl.load(depth + k * Y * X + r * X + c).to(tl.float32), _apart(low, high, SHARE, STEP)
+            ok &= (edge == 0) | (tl.abs(own - there) <= STRICT * tl.maximum(own, there) + SKY)
+            ok &= (edge == 0) | (own >= (low + high) * 0.5) | rim
             drawn = tl.load(generation + k * Y * X + r * X + c).to(tl.int32)
             size = tl.load(lens + k * V + v) * p2
             cost = tl.maximum(size, 1.0) * tl.sqrt_rn(1.0 + drawn.to(tl.float32))
@@ -163,10 +196,18 @@ def _draw(
             lowest, best_size = tl.where(better, cost, lowest), tl.where(better, size, best_size)
             best_x, best_y = tl.where(better, u, best_x), tl.where(better, w, best_y)
             best, best_age = tl.where(better, s, best), tl.where(better, drawn + 1, best_age)
+            meet = (better & edge) | ((better == 0) & meet)
     known = lowest < float("inf")
+    k = b * S + best
+    M = back + (k * V + v) * 12
+    _, _, plain = _projected(M, x, y, 0.0)  # d = z / (plain + turn · z), solved for z
+    turn, surface = tl.load(M + 11), _bilinear(depth + k * Y * X, best_x, best_y, Y, X)
+    scale = 1.0 - surface * turn
+    exact = tl.div_rn(surface * plain, tl.where(scale > NEAR, scale, 1.0))
+    exact = tl.where((meet == 0) & (scale > NEAR) & (tl.abs(exact - d) <= KEEP * d + SKY), exact, d)
     x0, y0 = tl.floor(best_x - 0.5), tl.floor(best_y - 0.5)
     fx, fy = best_x - 0.5 - x0, best_y - 0.5 - y0
-    picture = rgb + (b * S + best) * Y * X * 3
+    picture = rgb + k * Y * X * 3
     nothing = tl.zeros([BLOCK], dtype=tl.float32)
     red, green, blue = nothing, nothing, nothing
     for j in tl.static_range(4):
@@ -189,7 +230,9 @@ def _draw(
     tl.store(mask + at, known.to(tl.uint8), mask=live)
     tl.store(magnification + at, best_size, mask=live)
     tl.store(age + at, tl.minimum(best_age, 255).to(tl.uint8), mask=live)
+    tl.store(carried + at, tl.where(known, exact, 0.0), mask=live)
 
 
 # Each with the functions that it calls
-SPLAT, WIDEN, DRAW = (_splat, _projected, _extent), (_widen, _extent), (_draw, _projected, _extent, _tap)
+SPLAT, WIDEN = (_splat, _projected, _extent, _apart), (_widen, _extent)
+DRAW = (_draw, _projected, _extent, _apart, _bilinear, _tap)

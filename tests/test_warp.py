@@ -69,6 +69,10 @@ def test_a_picture_seen_again_is_itself() -> None:
     assert torch.equal(out.rgb[0, 0], rgb[0])
     assert torch.allclose(out.magnification, torch.ones(()), atol=1e-5)
     assert (out.generation == 1).all()
+    off = (out.inverse_depth[0, 0] - d[0].half()).abs()
+    # only along the box, where closing may take what is two rows below
+    assert (off > 1e-6).float().mean() < 0.02
+    assert off.max() < 0.011
 
 
 def test_a_plane_lands_where_geometry_says() -> None:
@@ -93,6 +97,8 @@ def test_a_plane_lands_where_geometry_says() -> None:
     assert ((got[..., 1] + 0.5) / 5 - v)[inside].abs().max() < 0.5
     size = point[..., 2] / depth  # both focal lengths are the same
     assert (out.magnification[0, 0] - size)[inside].abs().max() < 0.01
+    # half precision rounds to 2⁻¹¹; the nearest of 2×2 pixels would be off by 7e-3
+    assert (out.inverse_depth[0, 0] * depth - 1)[inside].abs().max() < 6e-4
 
 
 def test_what_is_near_hides_what_is_far() -> None:
@@ -106,12 +112,37 @@ def test_what_is_near_hides_what_is_far() -> None:
     assert out.mask[0, 0, 12:28, 42 - shift : 38].float().mean() < 0.2  # what the box had hidden
 
 
+def test_a_box_leaves_no_outline_on_the_wall_behind_it() -> None:
+    """Around the box is a pixel of the wall that has half of its colour, as antialiasing leaves it."""
+    wall, rim, box = 40, 120, 200
+    d = torch.full((1, Y, X), 0.05)
+    d[0, 10:30, 20:40] = 0.5
+    rgb = torch.full((1, Y, X, 3), wall, dtype=torch.uint8)
+    rgb[0, 9:31, 19:41] = rim
+    rgb[0, 10:30, 20:40] = box
+    some = sources(rgb, d, pose()[None])
+    still = warp(some, *views(pose()))
+    assert still.mask.all()
+    assert torch.equal(still.rgb[0, 0], rgb[0])
+    for way in (0.37, 0.4, 0.43):  # the box moves to the left by about 12 pixels, the wall by one
+        out = warp(some, *views(pose(at=(way, 0.0, 0.0))))
+        assert (out.rgb[0, 0, 12:28, 10:26] == box).all()
+        known, uncovered = out.mask[0, 0, :, 31:].bool(), out.rgb[0, 0, :, 31:]
+        assert (uncovered[known] < (wall + rim) / 2).all()
+        assert not known[12:28, :6].any()
+        assert known[:, 11:-2].all()
+        assert known[:8, :-2].all()
+        assert (out.inverse_depth[out.mask == 0] == 0).all()
+
+
 def test_first_hand_is_preferred_and_sky_has_no_parallax() -> None:
     rgb = torch.stack([torch.full((Y, X, 3), c, dtype=torch.uint8) for c in (50, 90)])
     both = sources(rgb, torch.zeros(2, Y, X), torch.stack([pose(), pose(at=(3.0, 0.0, 5.0))]))
     both.generation[0, 0] = 7
     out = warp(both, *views(pose(at=(1.0, 0.0, 1.0))))
     assert (out.rgb == 90).all()
+    assert out.mask.all()
+    assert (out.inverse_depth == 0).all()
     assert (out.generation == 1).all()
     assert (warp(both.only(torch.tensor([[True, False]])), *views(pose())).generation == 8).all()
 
@@ -121,6 +152,7 @@ def test_nothing_known_is_grey_and_holes_take_their_surroundings() -> None:
     out = warp(nothing, *views(pose()))
     assert not out.mask.any()
     assert (out.rgb == GREY).all()
+    assert (out.inverse_depth == 0).all()
     picture = torch.full((1, Y, X, 3), 80.0)
     known = torch.ones(1, Y, X, dtype=torch.bool)
     known[0, 5:20, 5:30] = False
@@ -165,11 +197,14 @@ def assert_drawn_alike(a: Warped, b: Warped) -> None:
     for f in fields(Warped):
         x, y = getattr(a, f.name), getattr(b, f.name)
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
+    for w in (a, b):
+        assert (w.inverse_depth[w.mask == 0] == 0).all()
     assert 0.02 < a.mask.float().mean() < 0.95
     same = (a.mask == b.mask) & (a.generation == b.generation)
     assert same.float().mean() > 0.999
     assert ((a.rgb.int() - b.rgb.int()).abs().amax(-1) <= 1)[same].float().mean() > 0.999
     assert ((a.magnification - b.magnification).abs() < 1e-4)[same].float().mean() > 0.999
+    assert ((a.inverse_depth - b.inverse_depth).abs() < 1e-5)[same].float().mean() > 0.999
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the worlds with")
