@@ -142,9 +142,7 @@ def at_no_time(cond: Conditioning) -> Conditioning:
     return replace(cond, frame=0, reanchor=G)
 
 
-def shown(
-    codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None
-) -> tuple[Tensor, Tensor]:
+def shown(codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None) -> tuple[Tensor, Tensor]:
     """Two neighbouring latents [1, C, h, w] as the frames of the second, with what was recalled of them.
 
     Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].

@@ -141,9 +141,7 @@ class Remembering:
 
     def _source(self, k: int, chunk: int, latents: Tensor) -> Sources:
         at, seen = self.parts[k], self.recalled[k]
-        color, depth = last_frame(
-            self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk], seen
-        )
+        color, depth = last_frame(self.codec, latents[at, :, max(chunk - 1, 0)], latents[at, :, chunk], seen)
         age = seen.generation[:, -1] if seen is not None else torch.zeros_like(depth, dtype=torch.uint8)
         i = self.frames * chunk
         index = torch.full((len(color),), i, device=color.device)
