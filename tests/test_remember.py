@@ -17,6 +17,7 @@ from engine.train.forcing import flow_loss
 from engine.train.pool import Batch, LatentPool
 from engine.train.remember import Doubts, conditions, entries, last_frame
 from engine.train.rollout import fly_on
+from engine.warp import Warped
 from tests.tiny import CODEC, MODEL
 
 SURE = Doubts(decoded_depth=0.0, decoded_color=0.0, wrong_poses=0.0, partial=0.0)
@@ -93,17 +94,18 @@ def test_what_was_flown_is_remembered() -> None:
     assert torch.equal(memory[:, :, [0, 4]], blank[:, :, [0, 4]])  # not flown
     assert not torch.equal(flown[:, :, 2:4], batch.latents[:, :, 2:4])
 
-    def flown_past(i: int, age: torch.Tensor):
-        rgb, depth = last_frame(codec_, flown[:, :, max(i - 1, 0)], flown[:, :, i])
+    def flown_past(i: int, seen: Warped | None):
+        rgb, depth = last_frame(codec_, flown[:, :, max(i - 1, 0)], flown[:, :, i], seen)
+        age = torch.zeros(2, 32, 64, dtype=torch.uint8) if seen is None else seen.generation[:, -1]
         place = dict(pose=batch.poses[:, 8 * i], intrinsics=batch.intrinsics[:, 8 * i])
         return frame_source(rgb, depth, age, index=torch.full((2,), 8 * i), **place)
 
-    own = begin(flown_past(0, torch.zeros(2, 32, 64, dtype=torch.uint8)))
+    own = begin(flown_past(0, None))
     for i in range(1, 4):
         views = slice(8 * i - 7, 8 * i + 1)
         want = recall(own, batch.poses[:, views], batch.intrinsics[:, views], codec=codec_)
         assert torch.equal(memory[:, :, i], want.channels[:, :, 0])
-        own = insert(own, flown_past(i, want.warped.generation[:, -1]))
+        own = insert(own, flown_past(i, want.warped.last()))
 
 
 def test_the_future_is_not_recalled() -> None:
