@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from pyquaternion import Quaternion
 
 from engine import container
 from engine.camera import Intrinsics, Pose
+from explorer.clearance import Surroundings
 from explorer.controls import Steering
 from explorer.pilot import PilotState
 from explorer.timeline import pose_row
@@ -38,6 +39,9 @@ class Flight:
     prompt: str = ""  # of worlds that read one
     rested: int = 0  # chunks without motion
     discarded: int = 0
+    around: Surroundings = field(
+        default_factory=Surroundings
+    )  # not kept in files: the next chunk shows it again
 
 
 def save_flight(path: Path, flight: Flight, engine: World) -> int:

@@ -202,7 +202,7 @@ class Host:
         period = max(self.inbox.period, 1.0 / spec.fps)
         begin = max(self.inbox.end, now + max(self.recent, default=0.0))
         times = [begin + i * period for i in range(-1, spec.chunk_frames)]
-        before, *states = foretold(flown, times)
+        before, *states = foretold(flown, times, points=flight.around.points)
         poses = reconciled(
             flight.pilot.pose, before.pose, [s.pose for s in states], seconds=period * spec.chunk_frames
         )
@@ -240,7 +240,7 @@ class Host:
                 discarded=flight.discarded,
             )
         )
-        return replace(flight, index=flight.index + count)
+        return replace(flight, index=flight.index + count, around=flight.around.after(chunk.frames[-1]))
 
 
 def finite_step(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.camera import Array, Intrinsics, Pose
+from explorer.clearance import cleared
 from explorer.controls import Steering
 from explorer.pilot import PILOT, PilotConfig, PilotState, angles, oriented, steered
 
@@ -33,14 +34,22 @@ class Flown:
     time: float  # perf_counter seconds
 
 
-def foretold(flown: Flown, times: Sequence[float], config: PilotConfig = PILOT) -> tuple[PilotState, ...]:
-    """The pilot at ascending `times` (perf_counter seconds), if hands stay as they are."""
+def foretold(
+    flown: Flown, times: Sequence[float], config: PilotConfig = PILOT, *, points: Array | None = None
+) -> tuple[PilotState, ...]:
+    """The pilot at ascending `times` (perf_counter seconds), if hands stay as they are.
+
+    points: [n, 3] of what he keeps off, see `explorer.clearance`.
+    """
     state, now, states = flown.pilot, flown.time, []
     for time in times:
         count = max(math.ceil((time - now) / STEP), 1)
         moving = time > now and state.moving(flown.steering)
         for _ in range(count if moving else 0):
-            state = steered(state, flown.steering, (time - now) / count, config)
+            before, dt = state, (time - now) / count
+            state = steered(state, flown.steering, dt, config)
+            if points is not None:
+                state = cleared(before, state, points, dt)
         now = max(now, time)
         states.append(state)
     return tuple(states)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from engine.camera import Intrinsics
 from engine.setup import Refining, Setup
 from explorer.assets import Scene
+from explorer.clearance import Surroundings, cleared
 from explorer.controls import Steering
 from explorer.flight import read_intrinsics
 from explorer.history import History
@@ -94,6 +95,7 @@ class Session:
         """No pilot, until a frame says where he is."""
         self.pilot: PilotState | None = None
         self._anchor: Anchor | None = None  # of the leash between pilot and picture
+        self._around = Surroundings()  # what the pilot keeps off
         self._flight = 0  # that the pilot flies in
 
     def restart(self) -> None:
@@ -228,7 +230,8 @@ class Session:
             return
         self.stats.latency.asked(steering)
         if not self._stands:
-            self.pilot = steered(self.pilot, steering, dt)
+            flown = steered(self.pilot, steering, dt)
+            self.pilot = cleared(self.pilot, flown, self._around.points, dt)
             generated = self._pacer.between(now) if self._pacer else None
             if generated is not None:
                 self.pilot = held_back(self.pilot, generated)
@@ -322,9 +325,10 @@ class Session:
         assert self._pacer is not None
         made, self._asked = chunk.made, False
         if made.flight != self._flight:
-            self._flight, self._anchor = made.flight, None
+            self._flight, self._anchor, self._around = made.flight, None, Surroundings()
             self.pilot = PilotState(chunk.frames[0].pose, used=steering, zoom=steering.zoom)
             self.stats.latency = Latency(newest=steering.input)
+        self._around = self._around.after(chunk.frames[-1])
         way = _journey(made, now) if made.first else None
         end = self._pacer.add(chunk.frames, input=made.input, seconds=made.seconds, now=now, way=way)
         self.engine.taken(chunk, end=end, period=self._pacer.period)

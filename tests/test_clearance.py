@@ -1,0 +1,129 @@
+"""Nobody flies into the ground: frames of known geometry, and pilots who try."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.camera import Intrinsics, Pose
+from engine.frame import Frame
+from explorer.clearance import CLEARANCE, FRAMES, Surroundings, cleared, surfaces
+from explorer.controls import Controls, Steering
+from explorer.pilot import PilotState, steered, turned
+
+LENS = Intrinsics.from_fov(1.2, width=256, height=160)
+HEIGHT = CLEARANCE.height
+
+
+def frame(pose: Pose, depth_of) -> Frame:  # type: ignore[no-untyped-def]
+    """A frame whose pixels see surfaces at the distances `depth_of(origin, directions)`, infinite for the sky."""
+    y, x = np.mgrid[: LENS.height, : LENS.width] + 0.5
+    rays = np.stack(((x - LENS.cx) / LENS.fx, (y - LENS.cy) / LENS.fy, np.ones_like(x)), axis=-1) @ pose.R.T
+    depth = depth_of(pose.t, rays)
+    return Frame(
+        pixels=np.zeros((LENS.height, LENS.width, 3), np.uint8),
+        pose=pose,
+        intrinsics=LENS,
+        index=0,
+        world="0",
+        inverse_depth=np.where(np.isfinite(depth), 1 / depth, 0).astype(np.float16),
+    )
+
+
+def plane(normal: tuple[float, float, float], through: tuple[float, float, float]):  # type: ignore[no-untyped-def]
+    n, p = np.array(normal), np.array(through)
+
+    def depth(origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            t = ((p - origin) @ n) / (rays @ n)
+        return np.where(t > 0.01, t, np.inf)
+
+    return depth
+
+
+def nearest(*surfaces_):  # type: ignore[no-untyped-def]
+    return lambda o, r: np.minimum.reduce([s(o, r) for s in surfaces_])
+
+
+FLAT = plane((0, 1, 0), (0, 2.0, 0))  # two metres below the origin
+
+
+def flown(world, seconds: float, move: tuple[float, float, float], *, pose: Pose | None = None):  # type: ignore[no-untyped-def]
+    """Poses of a pilot in a world of which he sees a frame every half second."""
+    pilot, around, poses = PilotState(pose or Pose()), Surroundings(), []
+    held = Steering(controls=Controls(move=move, speed=4.0))
+    for i in range(round(seconds * 32)):
+        if i % 16 == 0:
+            around = around.after(frame(pilot.pose, world))
+        pilot = cleared(pilot, steered(pilot, held, 1 / 32), around.points, 1 / 32)
+        poses.append(pilot.pose)
+    return poses
+
+
+def test_points_lie_on_what_was_seen() -> None:
+    pose = replace(turned(Pose(), (0.5, -0.4, 0.1)), t=np.array([3.0, -1.0, 2.0]))
+    points = surfaces(frame(pose, FLAT))
+    assert len(points) > 200
+    assert np.allclose(points[:, 1], 2.0, atol=0.02)
+
+
+@pytest.mark.parametrize("pitch", [0.0, -0.5])
+def test_flight_ends_above_flat_ground(pitch: float) -> None:
+    """Level nothing happens; nose down the ground is not reached."""
+    poses = flown(FLAT, 4.0, (0, 0, 1), pose=turned(Pose(), (0, pitch, 0)))
+    above = np.array([2.0 - p.t[1] for p in poses])
+    if not pitch:
+        assert np.allclose(above, 2.0)
+    assert above.min() > 0.6 * HEIGHT
+    assert poses[-1].t[2] > 8.0  # and he still gets along
+
+
+def test_a_slope_is_climbed() -> None:
+    slope = plane((0, 1, 0.5), (0, 2.0, 0))  # rises one metre in two
+    poses = flown(nearest(FLAT, slope), 6.0, (0, 0, 1))
+    for p in poses:
+        ground = min(2.0, 2.0 - 0.5 * p.t[2])
+        assert ground - p.t[1] > 0.4 * HEIGHT
+    assert poses[-1].t[2] > 10.0
+
+
+def test_a_wall_stops_and_does_not_throw_back() -> None:
+    wall = plane((0, 0, 1), (0, 0, 6.0))
+    z = np.array([p.t[2] for p in flown(nearest(FLAT, wall), 5.0, (0, 0, 1))])
+    assert z.max() < 6.0 - 0.3
+    assert (np.diff(z) > -1e-9).all()
+
+
+def test_along_a_wall_and_below_a_ceiling_the_way_is_free() -> None:
+    beside, ceiling = plane((1, 0, 0), (1.0, 0, 0)), plane((0, 1, 0), (0, -1.0, 0))
+    poses = flown(nearest(FLAT, beside, ceiling), 3.0, (0, 0, 1))
+    assert all(p.t[1] == 0 for p in poses)
+    assert poses[-1].t[2] == pytest.approx(flown(FLAT, 3.0, (0, 0, 1))[-1].t[2])
+
+
+def test_single_errors_of_depth_stop_nobody() -> None:
+    pilot, held = PilotState(), Steering(controls=Controls(move=(0, 0, 1)))
+    after = steered(pilot, held, 1 / 16)
+    points = np.array([[0.0, 0.0, 0.7], [0.1, 0.0, 0.7]])
+    assert cleared(pilot, after, points, 1 / 16) is after
+    assert cleared(pilot, after, np.repeat(points, 2, axis=0), 1 / 16) is not after
+
+
+def test_who_stands_still_is_left_alone_and_so_is_a_world_without_depth() -> None:
+    low = replace(Pose(), t=np.array([0.0, 1.9, 0.0]))
+    around = Surroundings().after(frame(low, FLAT))
+    pilot = PilotState(low)
+    assert cleared(pilot, pilot, around.points, 1 / 16) is pilot
+    blind = Surroundings().after(replace(frame(low, FLAT), inverse_depth=None))
+    after = steered(pilot, Steering(controls=Controls(move=(0, 0, 1))), 1 / 16)
+    assert cleared(pilot, after, blind.points, 1 / 16) is after
+
+
+def test_only_the_last_frames_count() -> None:
+    around = Surroundings()
+    for i in range(FRAMES + 3):
+        around = around.after(frame(replace(Pose(), t=np.array([100.0 * i, 0.0, 0.0])), FLAT))
+    assert len(around.seen) == FRAMES
+    assert around.points[:, 0].min() > 200.0
