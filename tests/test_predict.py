@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from engine.camera import Intrinsics, Pose
 from engine.frame import Frame
-from explorer.controls import Hands
+from explorer.controls import Controls, Hands, Steering
 from explorer.pacer import Pacer
-from explorer.pilot import PilotState, angles, oriented, steered
+from explorer.pilot import PilotState, angles, oriented, steered, turned
 from explorer.predict import (
     MOVE_LEAD,
     SLOWEST,
@@ -171,3 +171,16 @@ def test_a_turn_is_seen_at_once_and_without_jumps_at_chunk_borders(seconds: floa
     unseen = math.radians(0.01)  # at rest, as `pilot.at_rest` has it, world and pilot agree
     assert abs(leads[-1]) < unseen
     assert yaws[-1] == pytest.approx(pilot.pose.yaw, abs=unseen)
+
+
+def test_a_forecast_ends_above_the_ground() -> None:
+    """Nose down over a plain: where the pilot keeps off, the engine is told so."""
+    x, z = np.meshgrid(np.linspace(-2, 2, 21), np.linspace(0, 12, 61))
+    ground = np.stack((x.ravel(), np.full(x.size, 2.0), z.ravel()), axis=-1)
+    down = PilotState(turned(Pose(), (0.0, -0.6, 0.0)))
+    flown = Flown(flight=1, steering=Steering(controls=Controls(move=(0.0, 0.0, 1.0))), pilot=down, time=0.0)
+    times = [i / 16 for i in range(1, 33)]
+    through, above = foretold(flown, times), foretold(flown, times, points=ground)
+    assert through[-1].pose.t[1] > 2.5
+    assert max(state.pose.t[1] for state in above) < 2.0 - 0.5
+    assert above[-1].pose.t[2] > 3.0
