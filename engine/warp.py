@@ -59,10 +59,6 @@ class Sources:
         """The same with nothing where keep [B, S] is false."""
         return replace(self, index=self.index.masked_fill(~keep, -1))
 
-    def moved(self, poses: Tensor) -> Sources:
-        """The same, believed to be seen from `poses` [B, S, 4, 4]."""
-        return replace(self, poses=poses.double())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warped:

@@ -28,6 +28,9 @@ class ClearanceConfig:
     ahead: float = 1.0  # seconds of flight that are looked ahead
     distance: float = 1.5  # from what stands in the way
     stop: float = 0.7  # seconds in which that would be reached at the speed that is left
+    creep: float = (
+        0.15  # share of the speed that is left in any case: depth may be wrong, and nobody is stuck
+    )
     soon: float = 0.4  # seconds in which what is missing of the height is climbed
     climb: float = 1.5  # m/s: fastest climb of a slow pilot, who sees little more; a fast one's is his speed
     several: int = 3  # surfaces that must agree: single ones are errors of depth
@@ -93,7 +96,7 @@ def cleared(
     wall = np.maximum(along[below < config.height / 2] - config.distance, 0.0)
     free = 1.0
     if len(wall) >= config.several and speed > 0:
-        free = min(-_nth_largest(-wall, config.several) / (speed * config.stop), 1.0)
+        free = min(max(-_nth_largest(-wall, config.several) / (speed * config.stop), config.creep), 1.0)
     until = np.maximum(along - config.radius, 0.0) / max(speed, 1e-9)
     rise = _nth_largest((config.height - below) / (until + config.soon), config.several)
     rise = min(rise, max(config.climb, speed * free))  # m/s; below 0 he may sink

@@ -89,11 +89,14 @@ def test_a_slope_is_climbed() -> None:
     assert poses[-1].t[2] > 10.0
 
 
-def test_a_wall_stops_and_does_not_throw_back() -> None:
+def test_a_wall_slows_to_a_creep_and_does_not_throw_back() -> None:
     wall = plane((0, 0, 1), (0, 0, 6.0))
     z = np.array([p.t[2] for p in flown(nearest(FLAT, wall), 5.0, (0, 0, 1))])
-    assert z.max() < 6.0 - 0.3
+    assert z[64] < 6.0 - CLEARANCE.distance + 0.1
     assert (np.diff(z) > -1e-9).all()
+    speed = np.diff(z)[64:96] * 32
+    assert np.allclose(speed, CLEARANCE.creep * 4.0, atol=0.5)
+    assert z.max() < 6.2
 
 
 def test_along_a_wall_and_below_a_ceiling_the_way_is_free() -> None:
