@@ -26,9 +26,9 @@ from engine.measure.collapse import collapse
 from engine.train.codec_report import to_float
 from engine.train.sheet import save_sheet
 from explorer.assets import Scene, assets_folder, load_gallery
-from explorer.clearance import Surroundings, cleared
+from explorer.clearance import Surroundings, guided
 from explorer.controls import Controls, Steering
-from explorer.pilot import PilotState, steered
+from explorer.pilot import PilotState
 
 SCENES = (
     "meadow",
@@ -100,8 +100,7 @@ def flown(scene: Scene, seconds: int, out: Path, engine: Engine) -> None:
     for chunk in range(1, chunks + 1):
         around, poses = around.after(made.frames[-1]), []
         for _ in range(spec.chunk_frames):
-            before, dt = pilot, 1 / spec.fps
-            pilot = cleared(before, steered(before, next(held), dt), around.points, dt)
+            pilot = guided(pilot, next(held), 1 / spec.fps, around.points)
             poses.append(pilot.pose)
         made = engine.step(made.state, poses, intrinsics=start["intrinsics"])
         if chunk % every == 0 or chunk == chunks:

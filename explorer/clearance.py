@@ -12,11 +12,13 @@ import numpy as np
 
 from engine.camera import Array
 from engine.frame import Frame
-from explorer.pilot import PilotState
+from explorer.controls import Steering
+from explorer.pilot import PILOT, PilotConfig, PilotState, steered
 
 STRIDE = 8  # pixels between the points that are looked at
 FARTHEST = 40.0  # metres: surfaces beyond that do not matter yet
 FRAMES = 6  # whose surfaces are kept: what has just left the picture is still below
+NOTHING: Array = np.empty((0, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class Surroundings:
 
     @property
     def points(self) -> Array:
-        return np.concatenate(self.seen) if self.seen else np.empty((0, 3))
+        """All of them, [n, 3]."""
+        return np.concatenate(self.seen) if self.seen else NOTHING
 
 
 def surfaces(frame: Frame) -> Array:
@@ -66,6 +69,13 @@ def surfaces(frame: Frame) -> Array:
     rays = ((x * STRIDE + half + 0.5 - lens.cx) / lens.fx, (y * STRIDE + half + 0.5 - lens.cy) / lens.fy)
     points = np.stack((*rays, np.ones(len(d))), axis=-1) / d[:, None]
     return points @ frame.pose.R.T + frame.pose.t
+
+
+def guided(
+    state: PilotState, steering: Steering, dt: float, points: Array, pilot: PilotConfig = PILOT
+) -> PilotState:
+    """The pilot `dt` seconds later, under what hands do and off what was seen: `steered`, then `cleared`."""
+    return cleared(state, steered(state, steering, dt, pilot), points, dt)
 
 
 def cleared(

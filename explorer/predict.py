@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.camera import Array, Intrinsics, Pose
-from explorer.clearance import cleared
+from explorer.clearance import NOTHING, guided
 from explorer.controls import Steering
-from explorer.pilot import PILOT, PilotConfig, PilotState, angles, oriented, steered
+from explorer.pilot import PILOT, PilotConfig, PilotState, angles, oriented
 
 STEP = 1 / 32  # seconds: longest step of a forecast
 TURN_LIMIT = 1.5  # rad/s: mean over a chunk of what the generated camera turns, catching up included
@@ -35,7 +35,7 @@ class Flown:
 
 
 def foretold(
-    flown: Flown, times: Sequence[float], config: PilotConfig = PILOT, *, points: Array | None = None
+    flown: Flown, times: Sequence[float], config: PilotConfig = PILOT, *, points: Array = NOTHING
 ) -> tuple[PilotState, ...]:
     """The pilot at ascending `times` (perf_counter seconds), if hands stay as they are.
 
@@ -46,10 +46,7 @@ def foretold(
         count = max(math.ceil((time - now) / STEP), 1)
         moving = time > now and state.moving(flown.steering)
         for _ in range(count if moving else 0):
-            before, dt = state, (time - now) / count
-            state = steered(state, flown.steering, dt, config)
-            if points is not None:
-                state = cleared(before, state, points, dt)
+            state = guided(state, flown.steering, (time - now) / count, points, config)
         now = max(now, time)
         states.append(state)
     return tuple(states)

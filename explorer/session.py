@@ -15,14 +15,14 @@ from typing import Any, Literal
 from engine.camera import Intrinsics
 from engine.setup import Refining, Setup
 from explorer.assets import Scene
-from explorer.clearance import Surroundings, cleared
+from explorer.clearance import Surroundings, guided
 from explorer.controls import Steering
 from explorer.flight import read_intrinsics
 from explorer.history import History
 from explorer.latency import Journey, Latency
 from explorer.messages import Failed, Frames, Kept, Progress, Ready, Refused, Resting, Told
 from explorer.pacer import Pacer, Shown
-from explorer.pilot import PilotState, steered
+from explorer.pilot import PilotState
 from explorer.predict import Flown, held_back, zoomed
 from explorer.reproject import Anchor, View, leashed, shown_lens
 from explorer.spool import budgets
@@ -230,8 +230,7 @@ class Session:
             return
         self.stats.latency.asked(steering)
         if not self._stands:
-            flown = steered(self.pilot, steering, dt)
-            self.pilot = cleared(self.pilot, flown, self._around.points, dt)
+            self.pilot = guided(self.pilot, steering, dt, self._around.points)
             generated = self._pacer.between(now) if self._pacer else None
             if generated is not None:
                 self.pilot = held_back(self.pilot, generated)
