@@ -98,6 +98,29 @@ class Generator:
         return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
 
     @torch.inference_mode()
+    def sample(
+        self, state: StreamState, *, cond: Conditioning, noise: Tensor, memory: Tensor | None = None
+    ) -> Tensor:
+        """What `step` would generate, without remembering it: latents [B, C, F, h, w] fp32. Arguments as there."""
+        given = self._given(state, cond)
+        return self._denoised(noise.to(state.latent.device, torch.float32), given, None, memory)
+
+    @torch.inference_mode()
+    def commit(
+        self, state: StreamState, latents: Tensor, *, cond: Conditioning, memory: Tensor | None = None
+    ) -> StreamState:
+        """The state after a chunk that was made elsewhere, `latents` [B, C, F, h, w]."""
+        _, blocks = self._pass(latents, 0.0, self._given(state, cond), None, memory)
+        frames = latents.shape[2]
+        return replace(
+            state,
+            blocks=blocks,
+            frame=state.frame + frames,
+            chunk=state.chunk + 1,
+            latent=latents[:, :, -1],
+        )
+
+    @torch.inference_mode()
     def retell(self, state: StreamState, *, text: Tensor, text_mask: Tensor | None = None) -> StreamState:
         """The same flight under another prompt from the next chunk on; arguments as in `start`.
 
@@ -139,9 +162,7 @@ class Generator:
         if self.steady is not None and self.steady.fits(state.blocks):
             x, finite, blocks = self.steady(noise, text=text, text_mask=mask, cond=cond, past=past)
         else:
-            given = self.model.given(
-                text=text, text_mask=mask, cond=cond, past=past or None, dtype=self.dtype
-            )
+            given = self._given(state, cond)
             pinned = state.latent[:, :, None].float() if state.frame == 0 else None
             x = self._denoised(noise, given, pinned, memory)
             flow, blocks = self._pass(x, 0.0, given, pinned, memory)
@@ -155,6 +176,15 @@ class Generator:
             chunk=state.chunk + 1,
             latent=x[:, :, -1],
             anchor=state.anchor if anchor is None else anchor,
+        )
+
+    def _given(self, state: StreamState, cond: Conditioning) -> Given:
+        return self.model.given(
+            text=state.text,
+            text_mask=state.text_mask,
+            cond=cond,
+            past=state.blocks or None,
+            dtype=self.dtype,
         )
 
     def _denoised(self, x: Tensor, given: Given, pinned: Tensor | None, memory: Tensor | None) -> Tensor:

@@ -127,14 +127,12 @@ def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) ->
     student.fill()
     batch = student.pool.draw(2, 4, generator=seeded(0))
     batch = replace(batch, words=torch.zeros_like(batch.words))
-    made, _ = fly_on(student.model, batch, start=1, chunks=2, generator=seeded(1))
-    student.shelf.put(batch, made, start=1, chunks=2)
-    drawn, own = student.shelf.draw(2, generator=seeded(0), trust=1.0)
+    flown = fly_on(student.model, batch, start=1, chunks=2, generator=seeded(1))
+    student.shelf.put(batch, flown, start=1, chunks=2)
+    drawn, own, flown = student.shelf.draw(2, generator=seeded(0), trust=1.0)
     cond = condition_clip(drawn.poses, drawn.intrinsics, grid=(10, 16), config=student.model.config)
-    x = student.made(drawn, own, [2], cond, seeded(4))
-    noise = seeded(4)
-    student.learner.words(drawn.words, noise)
-    drawn_noise = torch.randn(x.shape, generator=noise)[:, :, 2:3]
+    x = student.made(drawn, own, flown, [2], cond, seeded(4))
+    drawn_noise = flown.noise[:, :, 2:3].float()
     flyer = Generator(student.model)
     _, state = flyer.start(own.latents[:, :, 0].float(), text=drawn.words, cond=cond.part(0, 1), seed=0)
     with torch.inference_mode():
@@ -160,18 +158,19 @@ def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) ->
 
 def test_frames_to_make_anew_lie_in_the_flight_and_apart(pocket: Path, tmp_path: Path) -> None:
     student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
-    student.shelf.start, student.shelf.chunks = 3, 20
+    shelf = student.shelf
+    shelf.start, shelf.chunks = 3, 20
     seen: set[int] = set()
     for step in range(60):
-        frames = student.anew(step)
-        assert frames == student.anew(step)
+        frames = student.anew(step, shelf)
+        assert frames == student.anew(step, shelf)
         assert frames[0] >= 3
         assert frames[-1] < 23
         assert all(b - a >= 2 for a, b in pairwise(frames))
         seen.update(frames)
     assert seen == set(range(3, 23))
-    student.shelf.chunks = 1
-    assert all(student.anew(step) == [3] for step in range(10))
+    shelf.chunks = 1
+    assert all(student.anew(step, shelf) == [3] for step in range(10))
 
 
 def test_the_judge_sees_single_frames_with_their_cameras() -> None:

@@ -89,7 +89,8 @@ def test_what_was_flown_is_remembered() -> None:
     )
     model = WorldModel(replace(MODEL, memory_channels=memory_channels(SMALL))).eval()
     draw = torch.Generator().manual_seed(3)
-    flown, memory = fly_on(model, batch, start=2, chunks=2, generator=draw, codec=codec_)
+    done = fly_on(model, batch, start=2, chunks=2, generator=draw, codec=codec_)
+    flown, memory = done.latents, done.memory
     assert memory is not None
     assert torch.equal(memory[:, :, [0, 4]], blank[:, :, [0, 4]])  # not flown
     assert not torch.equal(flown[:, :, 2:4], batch.latents[:, :, 2:4])

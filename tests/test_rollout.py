@@ -13,7 +13,7 @@ from engine.train.forcing import flow_loss
 from engine.train.host import Host
 from engine.train.long import LongTraining
 from engine.train.pool import Batch
-from engine.train.rollout import SelfMade, Shelf, beside, each, fly_on, joined, with_true
+from engine.train.rollout import Flown, SelfMade, Shelf, beside, each, fly_on, joined, with_true
 from engine.train.run import RunOptions
 from engine.train.world import Learner
 from tests.flights import GRID, SMALL, distance, random_model
@@ -52,6 +52,10 @@ def learner() -> Learner:
     return made
 
 
+def as_flown(made: torch.Tensor) -> Flown:
+    return Flown(latents=made, memory=None, noise=made * 2, taught=None)
+
+
 def own(batch: Batch, *, start: int, chunks: int, trust: float = 0.0) -> SelfMade:
     """Made-up flights, drawn from a shelf that holds just these."""
     shelf = Shelf()
@@ -59,15 +63,15 @@ def own(batch: Batch, *, start: int, chunks: int, trust: float = 0.0) -> SelfMad
     frame = torch.arange(FRAMES)
     inside = (frame >= start) & (frame < start + chunks)
     made = torch.where(inside[:, None, None], made, batch.latents)
-    shelf.put(batch, made, start=start, chunks=chunks)
-    drawn, flown = shelf.draw(len(made), generator=seeded(1), trust=trust)
+    shelf.put(batch, as_flown(made), start=start, chunks=chunks)
+    drawn, flown, _ = shelf.draw(len(made), generator=seeded(1), trust=trust)
     order = [int((drawn.latents == x).flatten(1).all(1).nonzero()) for x in batch.latents]
     return SelfMade(latents=flown.latents[order], made=flown.made, before=flown.before, trust=flown.trust)
 
 
 def test_a_flight_is_what_the_generator_makes() -> None:
     model, batch = random_model(dtype=torch.float32), clips()
-    made, _ = fly_on(model, batch, start=1, chunks=4, generator=seeded(3))
+    made = fly_on(model, batch, start=1, chunks=4, generator=seeded(3)).latents
     flyer, cond, noise = Generator(model), camera(batch), seeded(3)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in range(1, 5):
@@ -81,7 +85,7 @@ def test_a_flight_is_what_the_generator_makes() -> None:
 
 def test_a_flight_continues_frames_that_are_committed_one_by_one() -> None:
     model, batch = random_model(dtype=torch.float64), clips()
-    made, _ = fly_on(model, batch, start=3, chunks=1, generator=seeded(3))
+    made = fly_on(model, batch, start=3, chunks=1, generator=seeded(3)).latents
     cond, flyer = camera(batch), Generator(model)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in (1, 2):
@@ -175,13 +179,49 @@ def test_the_shelf_draws_clips_with_their_flights_and_comes_back_from_disk() -> 
         shelf.draw(1, generator=seeded(0), trust=0.0)
     again.load_state_dict(shelf.state_dict())
     assert again.batch is None
-    shelf.put(batch, batch.latents + 1, start=2, chunks=3)
+    shelf.put(batch, as_flown(batch.latents + 1), start=2, chunks=3)
     again.load_state_dict(shelf.state_dict())
-    drawn, flown = again.draw(5, generator=seeded(0), trust=0.0)
+    drawn, flown, source = again.draw(5, generator=seeded(0), trust=0.0)
     assert torch.equal(flown.latents, drawn.latents + 1)
+    assert torch.equal(source.noise, 2 * flown.latents)
     assert len({float(x) for x in drawn.latents[:, 0, 0, 0, 0]}) == 5
     assert flown.made[0].tolist() == [False, False, True, True, True, False, False]
     assert torch.equal(drawn.poses, batch.poses[:5])
+
+
+def test_a_teacher_of_the_same_weights_and_levels_makes_what_was_flown() -> None:
+    model, batch = random_model(dtype=torch.float32), clips()
+    flown = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=Generator(model))
+    assert flown.taught is not None
+    assert distance(flown.taught, flown.latents) < 1e-5
+    other = Generator(model, levels=(1.0,))
+    flown = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=other)
+    assert flown.taught is not None
+    assert distance(flown.taught[:, :, 2:6], flown.latents[:, :, 2:6]) > 1e-3
+    first = seeded(3)
+    noise = torch.randn(2, 6, 1, *GRID, generator=first)
+    assert torch.equal(flown.noise[:, :, 2:3], noise)
+    assert not flown.noise[:, :, [0, 1, 6]].any()
+
+
+def test_a_part_of_the_flights_has_its_own_cameras_and_begins_with_given_frames() -> None:
+    batch, shelf = clips(3), Shelf()
+    batch = replace(batch, memory=torch.rand(3, 2, FRAMES, *GRID, generator=seeded(2)))
+    shelf.put(batch, as_flown(batch.latents + 1), start=2, chunks=4)
+    assert shelf.cut(0, FRAMES) is shelf
+    part = shelf.cut(1, 6)
+    drawn, own_, source = part.draw(3, generator=seeded(0), trust=0.0)
+    order = torch.randperm(3, generator=seeded(0))
+    assert torch.equal(drawn.latents, batch.latents[order, :, 1:7])
+    assert torch.equal(own_.latents, drawn.latents + 1)
+    assert torch.equal(source.noise, 2 * own_.latents)
+    assert torch.equal(drawn.poses, batch.poses[order, 8:49])
+    assert drawn.memory is not None
+    assert batch.memory is not None
+    assert torch.equal(drawn.memory, batch.memory[order, :, 1:7])
+    assert own_.made[0].tolist() == [False, False, False, False, True, False]  # frame 6 was not flown
+    front = shelf.cut(0, 4).draw(3, generator=seeded(0), trust=0.0)[1]
+    assert front.made[0].tolist() == [False, False, True, True]
 
 
 def test_batches_join_and_memory_goes_beside_the_latents() -> None:

@@ -3,7 +3,9 @@
     python -m engine.train.distill --init runs/long/world.safetensors --minutes 6 --out runs/distill
 
 Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
-sampler, with gradient. They are pulled to the true frames, and pushed to where a judge takes them for true ones.
+sampler, with gradient. Where their memory knows the place they are pulled to the true frames; where it does not, to
+what the model it began as makes of the same noise in many steps, which is a definite thing and no mean of things. A
+judge pushes them to where it takes them for true ones.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.conditioning import Conditioning, condition_clip
+from engine.config import POCKET_CODEC
+from engine.generator import Generator
 from engine.model import WorldModel
+from engine.recall import known_share
 from engine.schedule import add_noise, euler, steps, timestep
 from engine.train.host import Host
 from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras
@@ -25,7 +30,7 @@ from engine.train.loop import Stateful
 from engine.train.losses import hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
-from engine.train.rollout import SelfMade, beside, memory_of
+from engine.train.rollout import Flown, SelfMade, Shelf, beside, memory_of
 from engine.train.world import RADII, carry_out
 
 RAMP = (
@@ -33,6 +38,8 @@ RAMP = (
     0.12,
 )  # shares of the run between which the judge gets its say: it must have learned something first
 GAPS = (2, 5)  # fewest and most frames from one frame made anew to the next
+BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
+STILL_PUSHED = 0.25  # least weight of the judge in a cell: where the truth is known it is hardly needed
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 
 
@@ -43,18 +50,32 @@ class DistillTraining(RolloutOptions):
     out: Path = Path("runs/distill")
     """folder for state, metrics, sample sheets and, at the end, world.safetensors and world.json"""
     init: Path = Path("runs/long/world.safetensors")
-    """weights to start from; the judge starts from them too"""
+    """weights to start from; teacher and judge start from them too"""
     minutes: float = 6.0
     """wall clock, compilation included, filling the pool not"""
-    batch: int = 16
+    batch: int = 12
     """clips per step and process; all steps of the sampler are held in memory"""
-    rollout: int = 20
-    """chunks of the flights"""
+    pool: int = 512
+    """clips kept encoded on each device"""
+    chunks: int = 48
+    """chunks of a rendered clip, 0.5 s each"""
+    flights: int = 128
+    """clips that are flown at a time"""
+    fly_every: int = 64
+    """steps until they are flown anew"""
+    fresh: int = 32
+    """clips rendered at a time to replace the oldest"""
+    fresh_every: int = 64
+    """steps between them; 0: never"""
+    rollout: int = 44
+    """chunks of the flights, of which a step sees `frames`"""
     levels: tuple[float, ...] = (1.0, 0.6)
     """noise levels to fly with, which are also written into the weights"""
+    teacher: tuple[float, ...] = (1.0, 0.94, 0.87, 0.78, 0.67, 0.53, 0.36, 0.18)
+    """noise levels in which the teacher makes of the same noise what is aimed at; none: the truth alone is"""
     adversary: float = 0.5
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
-    rate: float = 1e-4
+    rate: float = 1.5e-4
     """learning rate of the model"""
     judge_rate: float = 2e-4
     """learning rate of the judge"""
@@ -63,16 +84,25 @@ class DistillTraining(RolloutOptions):
         RolloutOptions.__post_init__(self)
         if self.rollout < 1:
             raise ValueError(f"rollout={self.rollout}: flights have at least 1 chunk")
-        if self.levels[:1] != (1.0,) or any(a <= b for a, b in steps(self.levels)):
-            raise ValueError(f"levels={self.levels} must fall from 1.0 and stay above 0")
+        falls(self.levels, "levels")
+        if self.teacher:
+            falls(self.teacher, "teacher")
+
+
+def falls(levels: tuple[float, ...], name: str) -> None:
+    """Raise ValueError unless noise levels lead from noise to clean."""
+    if levels[:1] != (1.0,) or any(a <= b for a, b in steps(levels)):
+        raise ValueError(f"{name}={levels} must fall from 1.0 and stay above 0")
 
 
 class DistillRun(RolloutRun):
-    """Student and judge."""
+    """Student, teacher and judge."""
 
     name = "distill"
     options: DistillTraining
-    decay = 0.995
+    decay = 0.99
+    remembers = False  # flights remember what they flew, and only flights are learned from
+    other_levels = ()
 
     def __init__(self, options: DistillTraining, host: Host) -> None:
         self.optim = OptimConfig(adam=options.rate, betas=(0.5, 0.95), warmup=0.03, decay=0.4)
@@ -81,9 +111,16 @@ class DistillRun(RolloutRun):
         host.share_weights(self.judge)
         critic = OptimConfig(adam=options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
         self.critic = Optimiser(self.judge, critic, adam=lambda name: True)
+        self.many: Generator | None = None
+        if options.teacher:
+            frozen = self.built().to(host.device, self.dtype).eval().requires_grad_(False)
+            self.many = Generator(frozen, levels=options.teacher)
 
     def built(self) -> WorldModel:
         return stored_world(self.options.init, levels=self.options.levels)
+
+    def teacher(self) -> Generator | None:
+        return self.many
 
     def by_adam(self, name: str) -> bool:
         return True
@@ -94,19 +131,20 @@ class DistillRun(RolloutRun):
     def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
         o = self.options
         self.freshen(step)
-        self.fly(step, o.rollout)
+        self.fly(step, o.rollout, frames=o.chunks + 1)
         generator = self.host.generator(o.seed, step)
-        batch, own = self.shelf.draw(o.batch, generator=generator, trust=o.trust)
-        frames = self.anew(step)
+        shelf = self.shelf.cut(self.part(step), o.frames)
+        batch, own, flown = shelf.draw(o.batch, generator=generator, trust=o.trust)
+        frames = self.anew(step, shelf)
         low, high = RADII
         radius = low + (high - low) * torch.rand(o.batch, device=self.host.device, generator=generator)
         grid = self.learner.grid
         cond = condition_clip(
             batch.poses, batch.intrinsics, grid=grid, config=self.model.config, radius=radius
         )
-        made = single(self.made(batch, own, frames, cond, generator), frames)
+        made = single(self.made(batch, own, flown, frames, cond, generator), frames)
         true = single(batch.latents.float(), frames)
-        trust = own.trusted(batch.latents)[:, frames].flatten(0, 1).unsqueeze(1)
+        sure = self.sure(batch, own)[:, frames].flatten(0, 1).unsqueeze(1)
         look = Look(batch, frames, cond, generator)
 
         verdict = hinge_judge(look(self.judge, true), look(self.judge, made.detach()))
@@ -115,19 +153,37 @@ class DistillRun(RolloutRun):
         self.critic.step(fraction)
 
         leaf = made.detach().requires_grad_()
-        regression, fooled = distance(leaf, true, trust), hinge_fool(look(self.judge, leaf))
+        regression, fooled = distance(leaf, true, sure), hinge_fool(look(self.judge, leaf))
+        if flown.taught is not None:
+            regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
         (pull,), (push,) = torch.autograd.grad(regression, leaf), torch.autograd.grad(fooled, leaf)
+        push = push * (1 - sure).clamp_min(STILL_PUSHED).unsqueeze(1)
         say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
         made.backward(blended(pull, push, o.adversary * say))
         self.learn(fraction)
         losses = {"regression": regression, "judge": verdict, "fooled": fooled}
-        return {**losses, **health(leaf.detach(), true)}
+        return {**losses, **health(leaf.detach(), true), "new": (1 - sure).mean()}
 
-    def anew(self, step: int) -> list[int]:
+    def sure(self, batch: Batch, own: SelfMade) -> Tensor:
+        """How much the truth is what should be shown [B, F, h, w]: where the flight kept to it, and remembers the place."""
+        trusted, memory = own.trusted(batch.latents), memory_of(batch)
+        if memory is None or not self.options.teacher:
+            return trusted
+        return trusted * known_share(memory, POCKET_CODEC).float()
+
+    def part(self, step: int) -> int:
+        """The frame with which this step's part of the flights begins."""
+        dice = self.host.generator(self.options.seed + 13, step, device=torch.device("cpu"))
+        last = self.options.chunks + 1 - self.options.frames
+        if float(torch.rand((), generator=dice)) < BEGINNINGS:
+            return 0
+        return int(torch.randint(last + 1, (), generator=dice))
+
+    def anew(self, step: int, shelf: Shelf) -> list[int]:
         """Which frames of the flights are made anew: every second to fifth, so that most of what they see is flight."""
         dice = self.host.generator(self.options.seed + 11, step, device=torch.device("cpu"))
         gap = int(torch.randint(GAPS[0], GAPS[1] + 1, (), generator=dice))
-        start, chunks = self.shelf.start, self.shelf.chunks
+        start, chunks = shelf.start, shelf.chunks
         first = start + int(torch.randint(min(gap, chunks), (), generator=dice))
         return list(range(first, start + chunks, gap))
 
@@ -135,19 +191,19 @@ class DistillRun(RolloutRun):
         self,
         batch: Batch,
         own: SelfMade,
+        flown: Flown,
         frames: list[int],
         cond: Conditioning,
         generator: torch.Generator,
     ) -> Tensor:
-        """Flights [B, C, F, h, w] fp32 in which `frames` are made anew from noise, by the sampler, with gradient."""
+        """Flights [B, C, F, h, w] fp32 in which `frames` are made anew from their noise, by the sampler, with gradient."""
         flight = own.latents.float()
         dtype = torch.bfloat16 if flight.is_cuda else flight.dtype
         anew = torch.zeros(flight.shape[2], dtype=torch.bool, device=flight.device)
         anew[frames] = True
         anew5 = anew[:, None, None]
         words = self.learner.words(batch.words, generator)
-        noise = torch.randn(flight.shape, device=flight.device, generator=generator)
-        x = torch.where(anew5, noise, flight)
+        x = torch.where(anew5, flown.noise.float(), flight)
         for level, target in steps(self.model.config.levels):
             levels = (anew * (timestep(level) / 1000)).expand(flight.shape[0], -1)
             flow = self.learner.flow(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.checkpoint import load_module, read_config
 from engine.config import ModelConfig, from_record
+from engine.generator import Generator
 from engine.model import WorldModel
 from engine.train.host import Host
 from engine.train.loop import Stateful
@@ -105,22 +106,35 @@ class RolloutRun(Training):
     def frames(self) -> int:
         return self.options.frames
 
-    def fly(self, step: int, chunks: int) -> None:
-        """Let the averaged model make new flights when it is time; after a resumption those of before are still there."""
+    def teacher(self) -> Generator | None:
+        """Who says what it would have made of the same noise; None: nobody."""
+        return None
+
+    def fly(self, step: int, chunks: int, *, frames: int) -> None:
+        """Let the averaged model make new flights when it is time; after a resumption those of before are still there.
+
+        frames: of the clips that are flown, `chunks` of them or as many as there are after the beginning.
+        """
         o = self.options
         if step % o.fly_every and self.shelf.batch is not None:
             return
         generator = self.host.generator(o.seed + 7, step)
         low, high = o.begin
         start = int(torch.randint(low, high + 1, (), device=generator.device, generator=generator))
-        batch = self.pool.draw(o.flights, o.frames, generator=generator)
-        chunks = min(chunks, o.frames - start)
+        batch = self.pool.draw(o.flights, frames, generator=generator)
+        chunks = min(chunks, frames - start)
         for mine, averaged in zip(self.flyer.parameters(), self.ema.module.parameters(), strict=True):
             mine.data.copy_(averaged)
-        made, memory = fly_on(
-            self.flyer, batch, start=start, chunks=chunks, generator=generator, codec=self.codec
+        flown = fly_on(
+            self.flyer,
+            batch,
+            start=start,
+            chunks=chunks,
+            generator=generator,
+            codec=self.codec,
+            teacher=self.teacher(),
         )
-        self.shelf.put(replace(batch, memory=memory), made, start=start, chunks=chunks)
+        self.shelf.put(replace(batch, memory=flown.memory), flown, start=start, chunks=chunks)
 
 
 class LongRun(RolloutRun):
@@ -140,8 +154,8 @@ class LongRun(RolloutRun):
         if not own:
             loss = self.learner.loss(batch, corrupt=False, generator=generator)
         else:
-            self.fly(step, chunks)
-            flown, made = self.shelf.draw(own, generator=generator, trust=o.trust)
+            self.fly(step, chunks, frames=o.frames)
+            flown, made, _ = self.shelf.draw(own, generator=generator, trust=o.trust)
             loss = self.learner.loss(
                 joined(flown, batch), corrupt=False, generator=generator, own=with_true(made, batch)
             )

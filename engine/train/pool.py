@@ -43,8 +43,13 @@ class LatentPool:
         codec: Codec,
         device: torch.device,
         memory: torch.Generator | None = None,
+        kept: bool = True,
     ) -> None:
-        """memory: draws how memory is spoilt, on `device`; None: this pool has no memory conditions."""
+        """memory: draws how memory is spoilt, on `device`; None: this pool is for models without.
+
+        kept: whether clips come with memory conditions, which take longest to make; flights that remember what they
+        flew need none.
+        """
         if size < 1 or chunks < 1:
             raise ValueError(
                 f"a pool of {size} clips of {chunks} chunks holds nothing: both must be at least 1"
@@ -62,7 +67,7 @@ class LatentPool:
         self.words = torch.zeros(size, SLOTS, dtype=torch.int64, device=device)
         self.filled = 0  # clips ever added
         self.doubt, self.entries, self.memory = memory, entries(chunks), None
-        if memory is not None:
+        if memory is not None and kept:
             per_clip = (len(self.entries), chunks + 1, memory_channels(c), *c.grid)
             self.memory = torch.zeros(size, *per_clip, dtype=torch.bfloat16, device=device)
 

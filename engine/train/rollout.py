@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from engine.codec import Codec
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import ModelConfig
+from engine.config import ModelConfig, memory_channels
 from engine.generator import Generator
 from engine.memory import begin, insert
 from engine.model import WorldModel
@@ -29,16 +29,17 @@ from engine.warp import Sources, Warped
 TOGETHER = (
     192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
 )
+GIVEN = 4  # frames of a flight that a part from its middle begins with: nothing before them is seen
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
 
+V = TypeVar("V", "Batch", "Flown")
 
-def each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with every tensor changed; what it does not have stays None."""
-    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    for name, value in values.items():
-        values[name] = None if value is None else change(value)
-    return Batch(**values)
+
+def each(values: V, change: Callable[[Tensor], Tensor]) -> V:
+    """The same with every tensor changed; what it does not have stays None."""
+    changed: dict[str, Any] = {n: None if x is None else change(x) for n, x in _tensors(values).items()}
+    return type(values)(**changed)
 
 
 def joined(a: Batch, b: Batch) -> Batch:
@@ -64,6 +65,18 @@ def memory_of(batch: Batch) -> Tensor | None:
     return memory
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flown:
+    """What `fly_on` made."""
+
+    latents: Tensor  # [B, C, F, h, w] those of the batch with the self-made frames in place, in their dtype
+    memory: Tensor | None  # [B, memory_channels, F, h, w] what was remembered
+    noise: Tensor  # [B, C, F, h, w] what self-made frames began with; 0 elsewhere
+    taught: (
+        Tensor | None
+    )  # [B, C, F, h, w] what the teacher makes of that noise in their place; None: nobody taught
+
+
 @torch.no_grad()
 def fly_on(
     model: WorldModel,
@@ -73,36 +86,46 @@ def fly_on(
     chunks: int,
     generator: torch.Generator,
     codec: Codec | None = None,
-) -> tuple[Tensor, Tensor | None]:
+    teacher: Generator | None = None,
+) -> Flown:
     """Let `model` continue clips from their first `start` true frames, as it would in flight, at its own noise levels.
 
-    model: single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, where
-    the batch has memory; None: what the batch says is remembered.  Returns the latents of the batch with frames
-    start … start + chunks - 1 replaced, in their dtype, and its memory with that of frames up to there replaced.
-    Raises NotFinite.
+    model: single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, if
+    the model remembers; None: what the batch says is remembered.  teacher: sees every flight and says what it would
+    have made of the same noise, frame by frame.  Frames start … start + chunks - 1 are made. Raises NotFinite.
     """
     made, stop = batch.latents.clone(), start + chunks
+    begun = torch.zeros_like(made)
+    taught = None if teacher is None else made.clone()
     cond = condition_clip(
         batch.poses, batch.intrinsics, grid=(made.shape[3], made.shape[4]), config=model.config
     )
     flyer, memory = Generator(model), memory_of(batch)
-    own = None if codec is None or memory is None else Remembering(codec, batch)
+    own = None if codec is None or not model.config.memory_channels else Remembering(codec, batch)
     if own is not None:
         memory = own.channels
         for i in range(1, start):
             own.recall(i)
             own.see(i, made)
     state = _committed(flyer, batch, memory, cond, start)
+    watched = None if teacher is None else _committed(teacher, batch, memory, cond, start)
     for i in range(start, stop):
         if own is not None:
             own.recall(i)
         noise = torch.randn(made[:, :, :1].shape, device=made.device, generator=generator)
+        noise = noise.to(begun.dtype).float()  # what is kept is what was flown
         seen = None if memory is None else memory[:, :, i : i + 1]
-        latents, state = flyer.step(state, cond=cond.part(i, i + 1), memory=seen, noise=noise)
+        at = cond.part(i, i + 1)
+        latents, state = flyer.step(state, cond=at, memory=seen, noise=noise)
         made[:, :, i] = latents[:, :, 0].to(made.dtype)
+        begun[:, :, i] = noise[:, :, 0].to(begun.dtype)
+        if teacher is not None and watched is not None and taught is not None:
+            shown = teacher.sample(watched, cond=at, memory=seen, noise=noise)
+            taught[:, :, i] = shown[:, :, 0].to(taught.dtype)
+            watched = teacher.commit(watched, latents, cond=at, memory=seen)
         if own is not None and i + 1 < stop:
             own.see(i, made)
-    return made, memory
+    return Flown(latents=made, memory=memory, noise=begun, taught=taught)
 
 
 class Remembering:
@@ -110,11 +133,10 @@ class Remembering:
 
     def __init__(self, codec: Codec, batch: Batch) -> None:
         """They begin with the first picture, as the codec shows it."""
-        memory = memory_of(batch)
-        assert memory is not None
+        memory, (count, _, frames, h, w) = memory_of(batch), batch.latents.shape
         self.codec, self.batch, self.frames = codec, batch, codec.config.frames
-        self.channels = memory.clone()  # [B, memory_channels, F, h, w]
-        count = len(memory)
+        blank = batch.latents.new_zeros(count, memory_channels(codec.config), frames, h, w)
+        self.channels = blank if memory is None else memory.clone()  # [B, memory_channels, F, h, w]
         self.parts = [slice(i, min(i + TOGETHER, count)) for i in range(0, count, TOGETHER)]
         self.recalled: list[Warped | None] = [None] * len(self.parts)  # of the last view
         self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
@@ -222,19 +244,46 @@ class Shelf:
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
-        self.made = torch.empty(0)
+        self.flown: Flown | None = None
         self.start = self.chunks = 0
 
-    def put(self, batch: Batch, made: Tensor, *, start: int, chunks: int) -> None:
-        """batch: true clips.  made: what `fly_on` returned for them."""
-        self.batch, self.made, self.start, self.chunks = batch, made, start, chunks
+    def put(self, batch: Batch, flown: Flown, *, start: int, chunks: int) -> None:
+        """batch: true clips.  flown: what `fly_on` returned for them."""
+        self.batch, self.flown, self.start, self.chunks = batch, flown, start, chunks
 
-    def draw(self, count: int, *, generator: torch.Generator, trust: float) -> tuple[Batch, SelfMade]:
-        """`count` of the flights: the true clips, and what was made of them."""
-        if self.batch is None:
-            raise RuntimeError("the shelf is empty: put flights on it first")
-        index = torch.randperm(len(self.made), device=self.made.device, generator=generator)[:count]
-        made = self.made[index]
+    def cut(self, at: int, frames: int) -> Shelf:
+        """The same flights, `frames` frames of them from frame `at` on. Before those that count as made, some are given.
+
+        batch: true clips of the whole length.
+        """
+        batch, flown = self._full()
+        if not at and frames == batch.latents.shape[2]:
+            return self
+        stride = (batch.poses.shape[1] - 1) // (batch.latents.shape[2] - 1)
+        part, views = slice(at, at + frames), slice(stride * at, stride * (at + frames - 1) + 1)
+        memory = memory_of(batch)
+        shelf = Shelf()
+        shelf.put(
+            Batch(
+                latents=batch.latents[:, :, part],
+                poses=batch.poses[:, views],
+                intrinsics=batch.intrinsics[:, views],
+                words=batch.words,
+                memory=None if memory is None else memory[:, :, part],
+            ),
+            each(flown, lambda x: x[:, :, part]),
+            start=max(self.start - at, GIVEN if at else 1),
+            chunks=0,
+        )
+        shelf.chunks = min(self.start + self.chunks - at, frames) - shelf.start
+        return shelf
+
+    def draw(self, count: int, *, generator: torch.Generator, trust: float) -> tuple[Batch, SelfMade, Flown]:
+        """`count` of the flights: the true clips, what was made of them, and from what."""
+        batch, flown = self._full()
+        made = flown.latents
+        index = torch.randperm(len(made), device=made.device, generator=generator)[:count]
+        made = made[index]
         frame = torch.arange(made.shape[2], device=made.device).expand(len(made), -1)
         own = SelfMade(
             latents=made,
@@ -242,19 +291,28 @@ class Shelf:
             before=frame < self.start,
             trust=trust,
         )
-        return each(self.batch, lambda x: x[index]), own
+        return each(batch, lambda x: x[index]), own, each(flown, lambda x: x[index])
+
+    def _full(self) -> tuple[Batch, Flown]:
+        if self.batch is None or self.flown is None:
+            raise RuntimeError("the shelf is empty: put flights on it first")
+        return self.batch, self.flown
 
     def state_dict(self) -> dict[str, Any]:
-        if self.batch is None:
+        if self.batch is None or self.flown is None:
             return {"batch": None}
-        batch = {f.name: getattr(self.batch, f.name) for f in fields(self.batch)}
-        return {"batch": batch, "made": self.made, "start": self.start, "chunks": self.chunks}
+        both = {"batch": _tensors(self.batch), "flown": _tensors(self.flown)}
+        return {**both, "start": self.start, "chunks": self.chunks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["batch"] is not None:
-            self.put(
-                Batch(**state["batch"]), state["made"], start=int(state["start"]), chunks=int(state["chunks"])
-            )
+            batch, flown = Batch(**state["batch"]), Flown(**state["flown"])
+            self.put(batch, flown, start=int(state["start"]), chunks=int(state["chunks"]))
+
+
+def _tensors(value: Batch | Flown) -> dict[str, Any]:
+    """The fields by name."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
 def with_true(own: SelfMade, true: Batch) -> SelfMade:

@@ -171,6 +171,8 @@ class Training:
     name = "world"
     optim = OPTIM
     decay = 0.999  # of the averaged weights
+    remembers = True  # whether clips of the pool come with what a player would have remembered
+    other_levels: tuple[tuple[float, ...], ...] = OTHER_LEVELS
 
     def __init__(self, options: RunOptions, host: Host) -> None:
         self.options, self.host = options, host
@@ -185,7 +187,12 @@ class Training:
         self.renderer: Renderer | None = None
         doubt = host.generator(options.seed, 999_983) if self.model.config.memory_channels else None
         self.pool = LatentPool(
-            options.pool, options.chunks, codec=self.codec, device=host.device, memory=doubt
+            options.pool,
+            options.chunks,
+            codec=self.codec,
+            device=host.device,
+            memory=doubt,
+            kept=self.remembers,
         )
         self.truth: Truth | None = None
         self.returning: Truth | None = None
@@ -319,7 +326,7 @@ class Training:
         codec, truth = self.codec, self.truth
         report: dict[str, Any] = measure_rollouts(model, codec, truth)
         report["other_levels"] = [
-            measure_rollouts(model, codec, truth, levels=levels) for levels in OTHER_LEVELS
+            measure_rollouts(model, codec, truth, levels=levels) for levels in self.other_levels
         ]
         if self.returning is not None:
             report["returning"] = measure_return(model, codec, self.returning)
