@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ class LevelEmbed(nn.Module):
         """timestep: [B] in 0…1000, its fraction counts."""
         half = SINUSOID // 2
         power = torch.arange(half, device=timestep.device, dtype=torch.float32) / half
-        angle = timestep.float()[:, None] * torch.exp(-power * torch.tensor(10000.0).log())
+        angle = timestep.float()[:, None] * torch.exp(-power * math.log(10000.0))
         wave = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.linear.weight.dtype)
         e = self.emb["timestep_embedder"](wave)
         return e, self.linear(F.silu(e)).unflatten(-1, (6, -1))

@@ -174,7 +174,7 @@ def test_the_release_is_refused_where_it_does_not_fit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(opening, "free_memory", lambda where: 20 * GB)
     tier = next(t for t in TIERS if t.gigabytes == 80)
     with pytest.raises(
-        ValueError, match=r"with its refiner needs 57\.3 GB .* 20\.0 GB are free.*--refiner off"
+        ValueError, match=r"with its refiner needs 68\.3 GB .* 20\.0 GB are free.*--refiner off"
     ):
         opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=True)
     opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=False)
