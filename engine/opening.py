@@ -193,6 +193,8 @@ class _Loader:
             blocks: list[nn.Module] = list(model.blocks())
             Travellers(blocks[tier.refiner_blocks :], device=self.where)
             _place_rest(model, blocks[tier.refiner_blocks :], self.where)
+        else:
+            model.join()
         return model
 
     def _lowering(self, part: Part) -> Callable[[nn.Module], Ready]:

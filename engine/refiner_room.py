@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from engine.refiner_rope import Turn, turn
+from engine.refiner_rope import Turn
+from kernels.turn_into import turn_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,16 @@ class Past:
         if memory is None:
             memory = empty_memory(self.sink.k, max(size, self.tokens + own))
         room = room_in(memory, self.tokens, own)
-        room.all.fill(0, KV(turn(self.sink.k, self.at, split=self.split), self.sink.v))
+        first = room.all.part(0, self.sink.tokens)
+        turn_into(
+            self.sink.k,
+            self.sink.v,
+            cos=self.at.cos,
+            sin=self.at.sin,
+            split=self.split,
+            k_out=first.k,
+            v_out=first.v,
+        )
         if self.history is not None:
             room.all.fill(self.sink.tokens, self.history)
         return room

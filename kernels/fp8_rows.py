@@ -46,7 +46,7 @@ def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     v, s = _places(x)
     width = x.shape[1]
     block = power_of_two(width)
-    compiled(_rows)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
+    compiled(*ROWS)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
     return v, s
 
 
@@ -59,6 +59,13 @@ def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK)
     b = tl.load(x + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+    b, scale = e4m3_row(b)
+    tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
+    tl.store(s + row, scale)
+
+
+def e4m3_row(b):
+    """A row in fp32 as E4M3 holds it under its scale, in fp32, and the scale."""
     bits = b.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # whole numbers order like the magnitudes, NaN above all
     amax = tl.max(bits, axis=0).to(tl.float32, bitcast=True)
     amax = tl.maximum(amax, 2.0**-100, propagate_nan=tl.PropagateNan.ALL)
@@ -67,6 +74,7 @@ def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
     # Rounded to even before the cast, which then has nothing to round: the interpreter's rounding is wrong at carries.
     step = (b.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 0.125
     shift = tl.maximum(step, 2.0**-9) * 12582912.0  # 1.5·2²³ steps: their last bit is one step
-    b = (b + shift) - shift
-    tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
-    tl.store(s + row, tl.div_rn(amax, 448.0))
+    return (b + shift) - shift, tl.div_rn(amax, 448.0)
+
+
+ROWS = _rows, e4m3_row

@@ -12,9 +12,10 @@ from torch import Tensor
 from engine.ltx2 import LTX2_REFINER, refiner_config
 from engine.refiner import Refiner, RefinerState
 from engine.refiner_model import RefinerModel, is_unread
-from engine.refiner_rope import turn, turns
+from engine.refiner_rope import Turn, turns
 from engine.release import empty
 from engine.values import tensors
+from kernels.norm_turn import turned
 from tests.checks.ltx2 import SMALL_REFINER, filled, normal
 from tests.checks.vae import count
 from tests.test_whole import FAKE, NothingSent, without_numbers
@@ -214,15 +215,16 @@ def test_only_relative_time_counts(layout: str) -> None:
     config = replace(SMALL_REFINER, rope=layout, exact_angles=True)
     q, k = normal(5, 1, 6, 2, 20).double(), normal(6, 1, 6, 2, 20).double()
 
+    def by(x: Tensor, at: Turn) -> Tensor:
+        return turned(x, cos=at.cos, sin=at.sin, split=layout == "split")
+
     def score(frame: int) -> Tensor:
         a, b = (turns(config, frame=f, frames=1, grid=GRID, device=CPU) for f in (frame, frame + 3))
-        split = layout == "split"
-        return torch.einsum("bthk,bshk->bhts", turn(q, a, split=split), turn(k, b, split=split))
+        return torch.einsum("bthk,bshk->bhts", by(q, a), by(k, b))
 
     torch.testing.assert_close(score(1), score(20_000), rtol=0, atol=1e-4)
     at = turns(config, frame=9, frames=1, grid=GRID, device=CPU)
-    turned = turn(q, at, split=layout == "split")
-    torch.testing.assert_close(turned.norm(), q.norm(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(by(q, at).norm(), q.norm(), rtol=1e-6, atol=0)
 
 
 def test_frame_0_is_short() -> None:
