@@ -16,7 +16,8 @@ from engine.lowbit import Fp8Linear, Rows
 from engine.ltx2 import RefinerConfig
 from engine.refiner_room import KV, Room
 from engine.refiner_rope import Turn
-from engine.waves import attention
+from engine.waves import attended, attention
+from kernels.fp8_rows import fp8_rows_stacked
 from kernels.gelu_rows import gelu_rows
 from kernels.norm_modulate import norm_modulate
 from kernels.norm_rows import norm_rows
@@ -63,7 +64,12 @@ class Attention(nn.Module):
         return KV(k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
 
     def see(self, q: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
-        return self.to_out[0](attention(q, kv.k, kv.v, mask=mask).flatten(2))
+        out = self.to_out[0]
+        if not isinstance(out, Fp8Linear):
+            return out(attention(q, kv.k, kv.v, mask=mask).flatten(2))
+        parts = attended(q, kv.k, kv.v, mask=mask)
+        v, s = fp8_rows_stacked([x.flatten(2).flatten(0, 1) for x in parts])
+        return out(Rows(v.unflatten(0, q.shape[:2]), s.unflatten(0, q.shape[:2]), q.dtype))
 
     def enter(self, x: Tensor | Rows, at: Turn, room: Room) -> Tensor:
         """Put keys and values of x [B, T, D] into their room. Returns queries [B, T, H, K]."""

@@ -8,12 +8,13 @@ One program per row, which is read once. Twin and oracle: `fp8_rows_plain`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kernels.program import compiled, power_of_two
+from kernels.program import compiled, power_of_two, suits
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -42,17 +43,33 @@ def fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("explorer::fp8_rows", mutates_args=(), schema="(Tensor x) -> (Tensor, Tensor)")
 def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()
     v, s = _places(x)
-    width = x.shape[1]
-    block = power_of_two(width)
-    compiled(*ROWS)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
+    _fill(x, v, s)
     return v, s
 
 
 @_fp8_rows.register_fake
 def _places(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[0], 1, dtype=torch.float32)
+
+
+def _fill(x: Tensor, v: Tensor, s: Tensor) -> None:
+    width = x.shape[1]
+    block = power_of_two(width)
+    warps = min(max(block // 1024, 1), 8)
+    compiled(*ROWS)[(x.shape[0],)](x.contiguous(), v, s, K=width, BLOCK=block, num_warps=warps)
+
+
+def fp8_rows_stacked(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`fp8_rows` of matrices [·, K] one below the other, each read where it is. Not for compiled models."""
+    if not suits(parts[0]):
+        return fp8_rows_plain(torch.cat(tuple(parts)))
+    lengths, like = [len(x) for x in parts], parts[0]
+    v = like.new_empty(sum(lengths), like.shape[1], dtype=torch.float8_e4m3fn)
+    s = like.new_empty(len(v), 1, dtype=torch.float32)
+    for x, *places in zip(parts, v.split(lengths), s.split(lengths), strict=True):
+        _fill(x, *places)
+    return v, s
 
 
 def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):

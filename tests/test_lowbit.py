@@ -39,9 +39,10 @@ from engine.setup import (
     parse_precision,
 )
 from kernels import fp4
+from kernels import fp8_rows as fp8_rows_module
 from kernels.fp4_linear import fp4_linear, fp4_linear_plain
 from kernels.fp4_unpack import fp4_unpack
-from kernels.fp8_rows import fp8_rows, fp8_rows_plain
+from kernels.fp8_rows import fp8_rows, fp8_rows_plain, fp8_rows_stacked
 from tests.flights import distance
 from tests.tiny_sana import SETUP, SIZES
 
@@ -156,6 +157,15 @@ def test_row_kernel_equals_twin_to_the_bit(M: int, K: int) -> None:
     assert torch.equal(fp8_rows(x.T[:K].contiguous().T)[0].float(), want.float())  # another layout
     x[0, 0] = math.nan
     assert fp8_rows(x)[1].isfinite().all(dim=1).tolist() == [False, *[True] * (M - 1)]
+
+
+@pytest.mark.parametrize("fits", [False, True])
+def test_rows_of_matrices_one_below_the_other(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_rows_module, "suits", lambda x: fits)
+    x = (drawn(7, 48) * 30).to(DEVICE, torch.float32)
+    for parts in ((x,), (x[:5], x[5:]), (x[:5], x[5:].T.contiguous().T)):
+        for got, want in zip(fp8_rows_stacked(parts), fp8_rows_plain(x), strict=True):
+            assert torch.equal(got.float(), want.float())
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(1, 16, 16), (7, 48, 80), (130, 144, 272)])

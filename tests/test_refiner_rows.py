@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from engine.joined import joined
 from engine.lowbit import Fp4Linear, Fp8Linear, Rows
+from engine.ltx2 import LTX2_REFINER
 from engine.quant import lowering
 from engine.random_weights import random_module
 from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
+from engine.setup import Format, Sizes
 from engine.values import tensors
 from kernels.gelu_rows import gelu_rows_plain, gelu_rows_triton
 from kernels.norm_modulate import norm_modulate_plain
@@ -75,7 +77,7 @@ def test_far_and_not_finite_numbers() -> None:
     assert number(v, s)[0].isnan().any(dim=1).tolist() == [False, True, False]
 
 
-def small(form: str, device: str = "cpu") -> RefinerModel:
+def small(form: Format, device: str = "cpu") -> RefinerModel:
     return random_module(
         lambda: RefinerModel(WIDE),
         dtype=torch.float32,
@@ -114,7 +116,8 @@ def test_rows_are_what_the_maps_would_make_themselves() -> None:
             module.register_forward_pre_hook(lambda _m, given, name=name: seen.append((name, type(given[0]))))
     flown(model)
     in_rows = {name.split(".", 2)[2] for name, kind in seen if kind is Rows}
-    assert in_rows == {"attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q", "ff.net.0.proj", "ff.net.2"}
+    own = {f"attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert in_rows == {*own, "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2"}
     x = normal(1, 2, 5, 48)
     norm = norm_modulate_plain(x, eps=EPS)[1]
     _, v, s = norm_rows_plain(x, eps=EPS)
@@ -123,7 +126,7 @@ def test_rows_are_what_the_maps_would_make_themselves() -> None:
 
 
 @pytest.mark.parametrize("form", ["bf16", "fp8", "nvfp4"])
-def test_maps_that_join_compute_the_same(form: str) -> None:
+def test_maps_that_join_compute_the_same(form: Format) -> None:
     model = small(form, DEVICE)
     apart, bytes_before = flown(model), {name: p.nbytes for name, p in model.named_parameters()}
     model.join()
@@ -165,3 +168,31 @@ def test_rows_on_fp8_units() -> None:
         for a, b, want in zip(alone, together, exact, strict=True):
             assert b.dtype == torch.bfloat16
             assert distance(b, want) <= 1.2 * distance(a, want)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["bf16", "fp8"])
+def test_at_the_released_width_a_captured_block_is_the_same(form: Format) -> None:
+    """To the bit: queries, some of them set apart, keys and what is remembered, over a window that fills and slides."""
+    if not torch.cuda.is_available() or (form == "fp8" and torch.cuda.get_device_capability() < (8, 9)):
+        pytest.skip(f"no GPU for {form}")
+    gpu, grid = torch.device("cuda"), Sizes().grid
+    model = random_module(
+        lambda: RefinerModel(replace(LTX2_REFINER, depth=2)),
+        dtype=torch.bfloat16,
+        device=gpu,
+        ready=lambda m: lowering(m, "refiner", form, on=gpu, say=lambda text: None),
+    )
+    model.join()
+    latents, words = normal(1, 1, 128, 4, *grid).to(gpu), normal(2, 1, 64, 3840).to(gpu)
+    runs = []
+    for fast in (True, False):
+        r = Refiner(model, fast=fast)
+        state, out = r.start(latents[:, :, :1], prompt=r.prompt(words)), []
+        for _ in range(7):
+            refined, state = r.step(state, latents[:, :, 1:])
+            out.append(refined.cpu())
+        assert r.steady is None or r.steady.ready
+        runs.append([*out, *(x.cpu() for x in tensors(state.history))])
+    assert all(bool(x.isfinite().all()) for x in runs[0])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
