@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from engine import opening
-from engine.lowbit import Fp4Linear, Fp8Linear
+from engine.joined import joined
+from engine.lowbit import Fp4Linear, Fp8Linear, Rows
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.opening import open_sana, weight_bytes
@@ -227,6 +228,14 @@ def test_what_a_gpu_is_given_has_the_form_that_torch_asks_for() -> None:
         w, bias = (torch.empty(s, device="cuda", dtype=torch.bfloat16) for s in ((48, 80), (48,)))
         y = Fp8Linear(w, bias)(torch.empty(5, 7, 80, device="cuda", dtype=torch.bfloat16))
         assert (y.shape, y.dtype, y.device.type) == ((5, 7, 48), torch.bfloat16, "cuda")
+        v, s = (
+            torch.empty(5, 7, n, device="cuda", dtype=t)
+            for n, t in ((80, torch.float8_e4m3fn), (1, torch.float32))
+        )
+        whole = joined((Fp8Linear(w, bias), Fp8Linear(w, bias)))
+        assert whole is not None
+        y = whole(Rows(v, s, torch.bfloat16))
+        assert (y.shape, y.dtype, y.device.type) == ((5, 7, 96), torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize("rotated", [False, True])
