@@ -16,6 +16,7 @@ from engine.engine import Chunk
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.opening import open_sana
+from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
 from engine.release import empty
 from engine.sana import SanaEngine
@@ -132,6 +133,20 @@ def test_a_state_is_a_value_and_does_not_grow(engine: SanaEngine) -> None:
     assert not np.array_equal(pixels(other), pixels(flight[1]))
     retried = engine.step(flight[2].state, path(2), intrinsics=LENS, attempt=1)
     assert not np.array_equal(pixels(retried), pixels(flight[3]))
+
+
+def test_warming_up_goes_on_until_the_refiner_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six chunks, the last two behind a full window; no more than before where it is off, or nothing is captured."""
+    engine = open_sana(SETUP, device="cpu")
+    assert engine.refiner is not None
+    assert engine._until_steady() == 2
+    engine.refiner = Refiner(engine.refiner.model, fast=True)
+    held, step = [], engine.refiner.step
+    monkeypatch.setattr(engine.refiner, "step", lambda s, x: (held.append(s.held), step(s, x))[1])
+    assert engine.pattern.refiner is not None
+    assert held == [0, 3, 6, 9, 10, 10]
+    engine.refining = False
+    assert engine._until_steady() == 2
 
 
 def test_the_refiner_goes_off_and_on_in_flight(engine: SanaEngine, plain: SanaEngine) -> None:
