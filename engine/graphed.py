@@ -28,10 +28,19 @@ class Graphed(Generic[R]):
     what comes once is not for this.
     """
 
-    def __init__(self, function: Callable[..., R], *, eager: Callable[..., R] | None = None) -> None:
-        """eager: computes the same, and is called instead where there is no GPU."""
-        self.function, self.eager = function, eager or function
+    def __init__(
+        self, function: Callable[..., R], *, eager: Callable[..., R] | None = None, patient: bool = False
+    ) -> None:
+        """eager: computes the same, and is called instead where there is no GPU.
+
+        patient: a set of shapes is computed as it is when it first comes, and captured when the next call brings it
+        again; the graph of another one is given up for it. For what changes now and then, and takes much memory.
+        """
+        if patient and eager is not None:
+            raise ValueError("a patient graph needs a first call of the very function that it captures")
+        self.function, self.eager, self.patient = function, eager or function, patient
         self._graphs: dict[Hashable, _Graph] = {}
+        self._latest: Hashable = None
 
     @property
     def captured(self) -> int:
@@ -44,7 +53,13 @@ class Graphed(Generic[R]):
         if not leaves or not leaves[0].is_cuda or torch.is_grad_enabled():
             return self.eager(*args)
         if key not in self._graphs:
-            self._graphs[key] = _Graph(self.function, key, leaves)
+            if self.patient and key != self._latest:
+                self._latest = key
+                return self.eager(*args)
+            if self.patient:
+                self._graphs.clear()
+            self._graphs[key] = _Graph(self.function, key, leaves, warm=self.patient)
+        self._latest = key
         result: R = self._graphs[key].replay(leaves)
         return result
 
@@ -52,16 +67,15 @@ class Graphed(Generic[R]):
 class _Graph:
     """One capture."""
 
-    def __init__(self, function: Callable[..., Any], key: Hashable, leaves: list[Tensor]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], key: Hashable, leaves: list[Tensor], *, warm: bool
+    ) -> None:
+        """warm: the function was called with such tensors before."""
         self._inputs = [torch.empty_like(x).copy_(x) for x in leaves]
         self._last: list[weakref.ref[Tensor] | None] = [None] * len(leaves)
         args = put_together(key, iter(self._inputs))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            function(*args)  # compiles, tunes and allocates what a capture must not
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
+        if not warm:
+            _warm_up(function, args)
         self._graph = torch.cuda.CUDAGraph()
         self._outputs: list[Tensor] = []
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -77,3 +91,13 @@ class _Graph:
         copies = [torch.empty_like(x) for x in self._outputs]
         torch._foreach_copy_(copies, self._outputs)
         return put_together(self._result, iter(copies))
+
+
+def _warm_up(function: Callable[..., Any], args: Any) -> None:
+    """Compile, tune and allocate what a capture must not."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function(*args)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()

@@ -6,6 +6,8 @@ NVFP4: weights only, unpacked inside the product. Elsewhere the same numbers are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,15 @@ from kernels.fp8_rows import fp8_rows, fp8_rows_plain
 # Rows from which NVFP4 weights are unpacked once, for cuBLAS, and not in every tile: by counted bytes and FLOPs
 # of an H100, unpacking then costs a quarter of the product at most (2.6 N·K bytes at 3 TB/s beside 2·M·N·K FLOPs).
 MANY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Tokens in FP8 as an `Fp8Linear` multiplies them: made once for all that read them."""
+
+    v: Tensor  # [..., K] e4m3
+    s: Tensor  # [..., 1] fp32
+    dtype: torch.dtype  # of what is computed from them
 
 
 class LowBitLinear(nn.Module):
@@ -54,22 +65,42 @@ class Fp8Linear(LowBitLinear):
         rows, scale = fp8_rows_plain(weight)
         self.weight, self.scale = _fixed(rows), _fixed(scale)  # [N, K] e4m3, [N, 1] fp32
 
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """Rows are multiplied as they are."""
+        return product(x, self.weight, self.scale, self.bias) if isinstance(x, Rows) else super().forward(x)
+
     def rows(self, x: Tensor) -> Tensor:
-        if x.is_cuda and x.dtype == torch.bfloat16:
-            v, s = fp8_rows(x)
-            return torch._scaled_mm(
-                v,
-                self.weight.mT,
-                scale_a=s,
-                scale_b=self.scale.mT,
-                bias=self.bias,
-                out_dtype=torch.bfloat16,
-                use_fast_accum=True,
-            )
-        v, s = fp8_rows_plain(x)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        y = (v.to(wide) @ self.weight.to(wide).mT) * (s.to(wide) * self.scale.to(wide).mT)
-        return (y if self.bias is None else y + self.bias.to(wide)).to(x.dtype)
+        v, s = fp8_rows(x) if _multiplied(x, x.dtype) else fp8_rows_plain(x)
+        return _product(v, s, self.weight, self.scale, self.bias, x.dtype)
+
+
+def product(x: Rows, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x: [..., K].  weight: [N, K] e4m3.  scale: [N, 1].  bias: [N].  Returns [..., N]."""
+    v, s = x.v.flatten(0, -2), x.s.flatten(0, -2)
+    return _product(v, s, weight, scale, bias, x.dtype).unflatten(0, x.v.shape[:-1])
+
+
+def _multiplied(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether FP8 units do it, which give bfloat16."""
+    return x.is_cuda and dtype == torch.bfloat16
+
+
+def _product(
+    v: Tensor, s: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    if _multiplied(v, dtype):
+        return torch._scaled_mm(
+            v,
+            weight.mT,
+            scale_a=s,
+            scale_b=scale.mT,
+            bias=bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+    wide = torch.promote_types(dtype, torch.float32)
+    y = (v.to(wide) @ weight.to(wide).mT) * (s.to(wide) * scale.to(wide).mT)
+    return (y if bias is None else y + bias.to(wide)).to(dtype)
 
 
 class Fp4Linear(LowBitLinear):

@@ -128,7 +128,7 @@ class _Placed:
 def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
     parts = None if setup.random_weights else read_parts(setup)
     sizes = setup.sizes if parts is None else parts.sizes
-    where = _device(device)
+    where = chosen_device(device)
     tier = _tier(setup, where)
     refiner = _wants_refiner(setup, tier, parts)
     if refiner:
@@ -193,6 +193,8 @@ class _Loader:
             blocks: list[nn.Module] = list(model.blocks())
             Travellers(blocks[tier.refiner_blocks :], device=self.where)
             _place_rest(model, blocks[tier.refiner_blocks :], self.where)
+        else:
+            model.join()
         return model
 
     def _lowering(self, part: Part) -> Callable[[nn.Module], Ready]:
@@ -208,7 +210,7 @@ def _place_rest(model: nn.Module, travelling: Sequence[nn.Module], where: torch.
             p.data = p.data.to(where)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
     if torch.cuda.is_available() and name != "cpu":

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
 from engine.refiner_model import RefinerModel
-from engine.refiner_room import KV, Past, Room, Rooms, empty_room
+from engine.refiner_passes import Told, denoised, remembered, tokens
+from engine.refiner_room import KV, Past, Room, Rooms, first_room
 from engine.refiner_rope import Turn, turns
+from engine.refiner_steady import SteadyBlock
 from engine.schedule import chunk_noise
 
 
@@ -26,14 +27,6 @@ class Prompt:
 
     words: tuple[KV, ...]  # per layer
     mask: Tensor | None  # [B, 1, 1, L] bool, True: a word; None: all are
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """What all passes of a block share."""
-
-    at: Turn
-    rooms: Rooms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +45,14 @@ class RefinerState:
 class Refiner:
     """Holds the model and nothing of any flight."""
 
-    def __init__(self, model: RefinerModel) -> None:
+    def __init__(self, model: RefinerModel, *, fast: bool = False) -> None:
+        """fast: keep memory for the rooms of a block, and capture blocks behind a full window, on a GPU.
+
+        For a model whose weights do not travel, and a config that holds keys from pass to pass.
+        """
         self.model = model
         self.config: RefinerConfig = model.config
+        self.steady = SteadyBlock(model) if fast else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,7 +87,7 @@ class Refiner:
         self.model.remember(
             x,
             at=self._turns(0, sink.shape[2], grid, sink.device),
-            rooms=(empty_room(like, 0, x.shape[1], raw=True) for _ in prompt.words),
+            rooms=(first_room(like, x.shape[1]) for _ in prompt.words),
             words=prompt.words,
             mask=prompt.mask,
             keep=keep,
@@ -108,10 +106,15 @@ class Refiner:
         noise: of that shape; None: by seed and frame.  Returns refined latents in fp32 and the state after them.
         """
         self._check(state, latents)
-        setting = self._setting(state, latents)
-        for _x, _clean, out in self._denoised(state, latents, noise, setting):
+        past, told = self._past(state, latents.device), self._told(state, latents)
+        if self.steady is not None and self.steady.fits(latents):
+            entered = self.steady.enter(past, state.grid[0] * state.grid[1])
+            refined = self.steady(latents, self._noise(state, latents, noise), told, entered)
+            return refined, self._after(state, refined, [self._newest(state, refined, r) for r in entered])
+        rooms = self._rooms(past, latents)
+        for _x, _clean, out in denoised(self.model, told, rooms, latents, self._noise(state, latents, noise)):
             refined = out
-        return refined, self._committed(state, refined, setting)
+        return refined, self._committed(state, refined, told, rooms)
 
     def refine_clip(
         self, latents: Tensor, *, prompt: Prompt, seed: int = 42, noise: Tensor | None = None
@@ -132,39 +135,20 @@ class Refiner:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """One denoising step after the other: what went in, the clean block it predicts, and what comes out."""
         self._check(state, latents)
-        yield from self._denoised(state, latents, noise, self._setting(state, latents))
+        rooms = self._rooms(self._past(state, latents.device), latents)
+        noise = self._noise(state, latents, noise)
+        yield from denoised(self.model, self._told(state, latents), rooms, latents, noise)
 
     def _check(self, state: RefinerState, latents: Tensor) -> None:
         if (latents.shape[3], latents.shape[4]) != state.grid:
             raise ValueError(f"latents on a grid of {tuple(latents.shape[3:])} for a state on {state.grid}")
 
-    def _denoised(
-        self, state: RefinerState, latents: Tensor, noise: Tensor | None, setting: _Setting
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        frames, first = latents.shape[2], self.config.sigmas[0]
+    def _noise(self, state: RefinerState, latents: Tensor, noise: Tensor | None) -> Tensor:
+        """That given, else by seed and frame, never that of stage 1. On its way to the GPU without waiting for it."""
         if noise is None:
-            noise = self._noise(state, latents)
-        noise = noise.to(latents.device, self.dtype)
-        x = ((1 - first) * latents.float() + first * noise.float()).to(self.dtype)
-        for sigma, target in pairwise((*self.config.sigmas, 0.0)):
-            flow = self.model(
-                tokens(x),
-                sigma=sigma,
-                at=setting.at,
-                rooms=setting.rooms,
-                words=state.prompt.words,
-                mask=state.prompt.mask,
-            )
-            clean = x.float() - sigma * latents_of(flow, frames, state.grid).float()
-            clean = clean.to(self.dtype).float()  # the release rounds here
-            moved = ((target / sigma) * x.float() + (1 - target / sigma) * clean).to(self.dtype)
-            yield x, clean, moved.float()
-            x = moved
-
-    def _noise(self, state: RefinerState, latents: Tensor) -> Tensor:
-        """Never that of stage 1. On its way to the GPU without waiting for it."""
-        noise = chunk_noise(tuple(latents.shape), seed=state.seed, chunk=~state.frame)
-        return noise.pin_memory().to(latents.device, non_blocking=True) if latents.is_cuda else noise
+            noise = chunk_noise(tuple(latents.shape), seed=state.seed, chunk=~state.frame)
+            noise = noise.pin_memory() if latents.is_cuda else noise
+        return noise.to(latents.device, non_blocking=True).to(self.dtype)
 
     def skip(self, state: RefinerState, frames: int) -> RefinerState:
         """Let latent frames pass as they are. The window is forgotten: the next block sees only the sink before it."""
@@ -173,45 +157,55 @@ class Refiner:
     @torch.inference_mode()
     def commit(self, state: RefinerState, refined: Tensor) -> RefinerState:
         """Remember refined latents [B, C, F, h, w], and forget the oldest frames beyond the window, inside a block too."""
-        return self._committed(state, refined, self._setting(state, refined))
+        rooms = self._rooms(self._past(state, refined.device), refined)
+        return self._committed(state, refined, self._told(state, refined), rooms)
 
-    def _committed(self, state: RefinerState, refined: Tensor, setting: _Setting) -> RefinerState:
-        frames, cells = refined.shape[2], state.grid[0] * state.grid[1]
-        held = min(state.held + frames, self.config.history)
+    def _committed(self, state: RefinerState, refined: Tensor, told: Told, rooms: Rooms) -> RefinerState:
         kept: list[KV] = []
-        self.model.remember(
-            tokens(refined).to(self.dtype),
-            at=setting.at,
-            rooms=setting.rooms.last(),
-            words=state.prompt.words,
-            mask=state.prompt.mask,
-            keep=lambda room: kept.append(newest(room.all, held * cells)),
+        remembered(
+            self.model,
+            told,
+            rooms.last(),
+            refined,
+            dtype=self.dtype,
+            keep=lambda room: kept.append(self._newest(state, refined, room)),
         )
-        history = tuple(kept) if held else ()
-        return replace(state, history=history, frame=state.frame + frames, held=held)
+        return self._after(state, refined, kept)
 
-    def _setting(self, state: RefinerState, latents: Tensor) -> _Setting:
-        """Of the next block, latents [B, C, F, h, w]."""
-        sink, device = self.config.sink, latents.device
+    def _newest(self, state: RefinerState, refined: Tensor, room: Room) -> KV:
+        """What is remembered of a layer: a copy, as a view would keep the others alive."""
+        count = self._held(state, refined) * state.grid[0] * state.grid[1]
+        last = room.all.part(room.all.tokens - count, count)
+        return KV(last.k.clone(), last.v.clone())
+
+    def _held(self, state: RefinerState, refined: Tensor) -> int:
+        return min(state.held + refined.shape[2], self.config.history)
+
+    def _after(self, state: RefinerState, refined: Tensor, kept: list[KV]) -> RefinerState:
+        held = self._held(state, refined)
+        history = tuple(kept) if held else ()
+        return replace(state, history=history, frame=state.frame + refined.shape[2], held=held)
+
+    def _past(self, state: RefinerState, device: torch.device) -> list[Past]:
+        """What a block sees before itself, layer by layer."""
+        sink = self.config.sink
         where = self._turns(state.frame - state.held - sink, sink, state.grid, device)
         history, split = state.history or (None,) * len(state.sink), self.config.rope == "split"
-        past = [
+        return [
             Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
         ]
-        window = self.config.window * state.grid[0] * state.grid[1]
-        return _Setting(
-            at=self._turns(state.frame, latents.shape[2], state.grid, device),
-            rooms=Rooms(past, latents[0, 0].numel(), window=window, hold=self.config.hold),
-        )
+
+    def _told(self, state: RefinerState, latents: Tensor) -> Told:
+        """Of the next block, latents [B, C, F, h, w]."""
+        at = self._turns(state.frame, latents.shape[2], state.grid, latents.device)
+        return Told(at=at, words=state.prompt.words, mask=state.prompt.mask)
+
+    def _rooms(self, past: list[Past], latents: Tensor) -> Rooms:
+        own, cells = latents[0, 0].numel(), latents.shape[3] * latents.shape[4]
+        return Rooms(past, own, window=self.config.window * cells, hold=self.config.hold)
 
     def _turns(self, frame: int, frames: int, grid: tuple[int, int], device: torch.device) -> Turn:
         return turns(self.config, frame=frame, frames=frames, grid=grid, device=device)
-
-
-def newest(all: KV, count: int) -> KV:
-    """The last `count` tokens: a copy, as a view would keep the others alive."""
-    last = all.part(all.tokens - count, count)
-    return KV(last.k.clone(), last.v.clone())
 
 
 def unpadded(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -220,13 +214,3 @@ def unpadded(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     if used:
         embeds, mask = embeds[:, used[0] : used[-1] + 1], mask[:, used[0] : used[-1] + 1]
     return embeds, None if bool(mask.all()) else mask
-
-
-def tokens(x: Tensor) -> Tensor:
-    """[B, C, F, h, w] -> [B, T, C], frame-major."""
-    return x.flatten(2).mT
-
-
-def latents_of(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `tokens`."""
-    return x.mT.unflatten(2, (frames, *grid))

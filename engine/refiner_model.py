@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,11 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.embed import SINUSOID
+from engine.joined import Joined, joined
+from engine.lowbit import Fp8Linear, Rows
 from engine.ltx2 import RefinerConfig
 from engine.refiner_room import KV, Room
 from engine.refiner_rope import Turn
-from engine.waves import attention
+from engine.waves import attended, attention
+from kernels.fp8_rows import fp8_rows_stacked
+from kernels.gelu_rows import gelu_rows
 from kernels.norm_modulate import norm_modulate
+from kernels.norm_rows import norm_rows
 from kernels.norm_turn import norm_turn
 
 EPS = 1e-6
@@ -39,8 +45,18 @@ class Attention(nn.Module):
         self.to_q, self.to_k, self.to_v = (nn.Linear(D, D) for _ in range(3))
         self.norm_q, self.norm_k = (nn.RMSNorm(D, eps=EPS) for _ in range(2))  # across heads
         self.to_out = nn.ModuleList([nn.Linear(D, D)])
+        self._joined: Joined | None = None
 
-    def query(self, x: Tensor) -> Tensor:
+    @property
+    def in_rows(self) -> bool:
+        """Whether it reads tokens in FP8."""
+        return isinstance(self.to_q, Fp8Linear)
+
+    def join(self) -> None:
+        """From now on make queries, keys and values in one product. For weights that stay where they are."""
+        self._joined = joined((self.to_q, self.to_k, self.to_v))
+
+    def query(self, x: Tensor | Rows) -> Tensor:
         return self.norm_q(self.to_q(x)).unflatten(-1, (self.heads, -1))
 
     def kv(self, x: Tensor) -> KV:
@@ -48,14 +64,23 @@ class Attention(nn.Module):
         return KV(k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
 
     def see(self, q: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
-        return self.to_out[0](attention(q, kv.k, kv.v, mask=mask).flatten(2))
+        out = self.to_out[0]
+        if not isinstance(out, Fp8Linear):
+            return out(attention(q, kv.k, kv.v, mask=mask).flatten(2))
+        parts = attended(q, kv.k, kv.v, mask=mask)
+        v, s = fp8_rows_stacked([x.flatten(2).flatten(0, 1) for x in parts])
+        return out(Rows(v.unflatten(0, q.shape[:2]), s.unflatten(0, q.shape[:2]), q.dtype))
 
-    def enter(self, x: Tensor, at: Turn, room: Room) -> Tensor:
+    def enter(self, x: Tensor | Rows, at: Turn, room: Room) -> Tensor:
         """Put keys and values of x [B, T, D] into their room. Returns queries [B, T, H, K]."""
+        if self._joined is not None:
+            q, k, v = self._joined(x).chunk(3, dim=-1)
+        else:
+            q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         return norm_turn(
-            self.to_q(x),
-            self.to_k(x),
-            self.to_v(x),
+            q,
+            k,
+            v,
             q_weight=self.norm_q.weight,
             k_weight=self.norm_k.weight,
             cos=at.cos,
@@ -91,7 +116,7 @@ class LevelEmbed(nn.Module):
         """timestep: [B] in 0…1000, its fraction counts."""
         half = SINUSOID // 2
         power = torch.arange(half, device=timestep.device, dtype=torch.float32) / half
-        angle = timestep.float()[:, None] * torch.exp(-power * torch.tensor(10000.0).log())
+        angle = timestep.float()[:, None] * torch.exp(-power * math.log(10000.0))
         wave = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.linear.weight.dtype)
         e = self.emb["timestep_embedder"](wave)
         return e, self.linear(F.silu(e)).unflatten(-1, (6, -1))
@@ -104,10 +129,23 @@ class FeedForward(nn.Module):
             [nn.ModuleDict({"proj": nn.Linear(dim, 4 * dim)}), nn.Identity(), nn.Linear(4 * dim, dim)]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def in_rows(self) -> bool:
+        """Whether it reads tokens in FP8."""
+        return isinstance(self._first, Fp8Linear)
+
+    @property
+    def _first(self) -> nn.Module:
         first = self.net[0]
         assert isinstance(first, nn.ModuleDict)
-        return self.net[2](gelu_of(first["proj"], x))
+        return first["proj"]
+
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        last = self.net[2]
+        if not isinstance(x, Rows):
+            return last(gelu_of(self._first, x))
+        h = self._first(x)
+        return last(Rows(*gelu_rows(h), h.dtype))
 
 
 def gelu_of(linear: nn.Module, x: Tensor) -> Tensor:
@@ -132,9 +170,15 @@ class Sum:
     y: Tensor | None = None  # [B, T, D]
     gate: Tensor | None = None  # [B, 1, D]
 
-    def normed(self, *, scale: Tensor | None = None, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The tokens, and normed and modulated what the next layer reads."""
-        return norm_modulate(self.x, eps=EPS, y=self.y, gate=self.gate, scale=scale, shift=shift)
+    def normed(
+        self, *, scale: Tensor | None = None, shift: Tensor | None = None, rows: bool = False
+    ) -> tuple[Tensor, Tensor | Rows]:
+        """The tokens, and normed and modulated what the next layer reads.  rows: whether in FP8."""
+        given = dict(y=self.y, gate=self.gate, scale=scale, shift=shift)
+        if not rows:
+            return norm_modulate(self.x, eps=EPS, **given)
+        x, v, s = norm_rows(self.x, eps=EPS, **given)
+        return x, Rows(v, s, x.dtype)
 
 
 class Block(nn.Module):
@@ -151,16 +195,18 @@ class Block(nn.Module):
     ) -> Sum:
         """rows: [B, 6, D]. Leaves keys and values of the tokens in their room."""
         b1, a1, g1, b2, a2, g2 = (self.scale_shift_table + rows).unsqueeze(2).unbind(1)  # each [B, 1, D]
-        x, n = before.normed(scale=a1, shift=b1)
+        x, n = before.normed(scale=a1, shift=b1, rows=self.attn1.in_rows)
         q = self.attn1.enter(n, at, room)
-        x, n = Sum(x, self.attn1.see(q, room.all), g1).normed()
-        x, n = Sum(x, self.attn2.see(self.attn2.query(n), words, mask)).normed(scale=a2, shift=b2)
+        x, n = Sum(x, self.attn1.see(q, room.all), g1).normed(rows=self.attn2.in_rows)
+        seen = self.attn2.see(self.attn2.query(n), words, mask)
+        x, n = Sum(x, seen).normed(scale=a2, shift=b2, rows=self.ff.in_rows)
         return Sum(x, self.ff(n), g2)
 
     def remember(self, before: Sum, *, rows: Tensor, at: Turn, room: Room) -> None:
         """Only leave keys and values of the tokens in their room."""
         b1, a1, *_ = (self.scale_shift_table + rows).unsqueeze(2).unbind(1)
-        self.attn1.enter(before.normed(scale=a1, shift=b1)[1], at, room)
+        _, n = before.normed(scale=a1, shift=b1, rows=self.attn1.in_rows)
+        self.attn1.enter(n, at, room)
 
 
 class RefinerModel(nn.Module):
@@ -179,6 +225,11 @@ class RefinerModel(nn.Module):
 
     def blocks(self) -> list[Block]:
         return [b for b in self.transformer_blocks if isinstance(b, Block)]
+
+    def join(self) -> None:
+        """Fewer and larger products. For weights that stay where they are, and in their dtype."""
+        for block in self.blocks():
+            block.attn1.join()
 
     def words(self, embeds: Tensor) -> tuple[KV, ...]:
         """Text embeddings [B, L, caption_dim] -> keys and values per layer, once per prompt."""

@@ -6,11 +6,12 @@ Passes overwrite their own part and leave the rest, so that sink and history are
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from engine.refiner_rope import Turn, turn
+from engine.refiner_rope import Turn
+from kernels.turn_into import turn_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,45 @@ class Past:
     def tokens(self) -> int:
         return self.sink.tokens + (0 if self.history is None else self.history.tokens)
 
-    def room(self, own: int, *, size: int = 0) -> Room:
-        """Joined, with place for a block of `own` tokens.  size: tokens of memory taken, if more than those."""
-        room = empty_room(self.sink.k, self.tokens, own, size=size)
-        room.all.fill(0, KV(turn(self.sink.k, self.at, split=self.split), self.sink.v))
+    def room(self, own: int, *, size: int = 0, memory: KV | None = None) -> Room:
+        """Joined, with place for a block of `own` tokens.
+
+        size: tokens of memory taken, if more than those.  memory: at the beginning of which to stand; None: new one.
+        """
+        if memory is None:
+            memory = empty_memory(self.sink.k, max(size, self.tokens + own))
+        room = room_in(memory, self.tokens, own)
+        first = room.all.part(0, self.sink.tokens)
+        turn_into(
+            self.sink.k,
+            self.sink.v,
+            cos=self.at.cos,
+            sin=self.at.sin,
+            split=self.split,
+            k_out=first.k,
+            v_out=first.v,
+        )
         if self.history is not None:
             room.all.fill(self.sink.tokens, self.history)
         return room
 
 
-def empty_room(like: Tensor, past: int, own: int, *, size: int = 0, raw: bool = False) -> Room:
-    """like: [B, ·, H, K]."""
-    shape = (like.shape[0], max(size, past + own), *like.shape[2:])
-    both = KV(like.new_empty(shape), like.new_empty(shape)).part(0, past + own)
-    part = both.part(past, own)
-    return Room(all=both, own=part, raw=like.new_empty(part.k.shape) if raw else None)
+def empty_memory(like: Tensor, count: int) -> KV:
+    """For so many tokens. like: [B, ·, H, K]."""
+    shape = (like.shape[0], count, *like.shape[2:])
+    return KV(like.new_empty(shape), like.new_empty(shape))
+
+
+def room_in(memory: KV, past: int, own: int) -> Room:
+    """At the beginning of a memory, views of it."""
+    both = memory.part(0, past + own)
+    return Room(all=both, own=both.part(past, own))
+
+
+def first_room(like: Tensor, own: int) -> Room:
+    """Of tokens before which nothing stands, whose keys are also wanted as they are before they turn."""
+    room = room_in(empty_memory(like, own), 0, own)
+    return replace(room, raw=like.new_empty(room.own.k.shape))
 
 
 class Rooms:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
-from kernels.norm_turn import turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,3 @@ def turns(
 def _span(index: Tensor, stride: int) -> Tensor:
     """First and last edge of cells, in pixels: [n, 2]."""
     return torch.stack((index, index + 1), dim=-1) * stride
-
-
-def turn(x: Tensor, by: Turn, *, split: bool) -> Tensor:
-    """Rotate x [B, T, H, K]: adjacent channels are a pair, or channel i and i + K/2 where split."""
-    return turned(x, cos=by.cos, sin=by.sin, split=split)

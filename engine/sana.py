@@ -73,8 +73,10 @@ class SanaEngine:
         self._form: StreamState | None = None
         self.generator = Generator(model, fast=vae.latents_mean.is_cuda)
         self.pictures = PictureDecoder(vae, together=decode_together)
-        self.refiner = None if refiner is None else Refiner(refiner)
         self.device = vae.latents_mean.device
+        self.refiner = None
+        if refiner is not None:
+            self.refiner = Refiner(refiner, fast=self.device.type == "cuda" and refiner.config.hold)
         self.text, self.refining = text.to(self.device), refining
         _, y, x = vae.config.stride
         self.grid = (spec.height // y, spec.width // x)
@@ -186,10 +188,18 @@ class SanaEngine:
         lens = Intrinsics.from_fov(1.2, width=spec.width, height=spec.height)
         grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
         chunk = self.start(grey, pose=Pose(), intrinsics=lens)
-        for _ in range(2 if self.generator.steady is None else UNTIL_STEADY):
+        for _ in range(self._until_steady()):
             chunk = self.step(chunk.state, [Pose()] * spec.chunk_frames, intrinsics=lens)
         self._form = form(chunk.state)
         release_compiler()
+
+    def _until_steady(self) -> int:
+        """Chunks until all that can be captured is. A block of the refiner: when it comes with a full window again."""
+        chunks = 2 if self.generator.steady is None else UNTIL_STEADY
+        if self.refiner is None or self.refiner.steady is None or not self.refining:
+            return chunks
+        config = self.refiner.config
+        return max(chunks, -(-config.history // config.block) + 2)
 
     def condition(
         self, state: StreamState, poses: Tensor, intrinsics: Intrinsics

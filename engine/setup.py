@@ -140,8 +140,9 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
     """What the full-size release takes in this tier, from its shapes.
 
     State: 0.44 GB of recurrent memories, 0.55 GB of keys, 0.6 GB of decoder tails. Refined frames are remembered as
-    keys and values of 48 layers of 4096 channels. Work is the decoder's widest level while the history before and
-    after the chunk are both there, or the refiner with the keys that its passes hold.
+    keys and values of 48 layers of 4096 channels. Where passes hold the keys that they see, these have memory of their
+    own, and the captured passes a copy of the text and half a gigabyte. Work is the decoder's widest level while the
+    history before and after the chunk are both there.
     """
     frame = FRAME * 4096 * 2 * 2 * 48  # bytes of one latent frame in the refiner's memory
     weights = 2 * (WORLD + VAE_DECODER + (VAE_ENCODER if tier.encoder_stays else 0))
@@ -152,9 +153,9 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
         weights += 2 * (REFINER - travelling)
         weights -= (2 - BYTES[precision.refiner]) * BLOCK_LINEARS * tier.refiner_blocks
         state += tier.refiner_window * frame + 0.81 * GB  # the text, too, is kept as keys and values
-        history = (tier.refiner_window - LTX2_REFINER.sink) * frame
-        held = (tier.refiner_window + LTX2_REFINER.block) * frame if tier.refiner_hold else history
-        work = max(work + history, held + 2.0 * GB)
+        if tier.refiner_hold:
+            state += (tier.refiner_window + LTX2_REFINER.block) * frame + 1.31 * GB
+        work += (tier.refiner_window - LTX2_REFINER.sink) * frame
     return Needs(weights=int(weights), state=int(state), work=int(work))
 
 

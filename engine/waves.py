@@ -47,8 +47,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ap
 
     mask: broadcasts to [B, H, T, S]; bool, True: is seen.  apart: whether a last wave may be set apart.
     """
+    parts = attended(q, k, v, mask=mask, apart=apart)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def attended(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, apart: bool = True
+) -> tuple[Tensor, ...]:
+    """The same as it is computed: of all queries, or of the first and the others, which are not put together yet."""
     found = cut_of(q, k) if apart and mask is None else None
-    return at_once(q, k, v, mask=mask) if found is None else divided(q, k, v, found)
+    return (at_once(q, k, v, mask=mask),) if found is None else divided(q, k, v, found)
 
 
 def cut_of(q: Tensor, k: Tensor) -> Cut | None:
@@ -67,10 +75,10 @@ def at_once(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> T
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def divided(q: Tensor, k: Tensor, v: Tensor, at: Cut) -> Tensor:
-    """`at_once` for one clip."""
+def divided(q: Tensor, k: Tensor, v: Tensor, at: Cut) -> tuple[Tensor, Tensor]:
+    """`at_once` for one clip: the first queries and the others."""
     first, others = q.tensor_split((at.queries,), dim=1)
-    return torch.cat((at_once(first, k, v), in_parts(others, k, v, parts=at.parts)), dim=1)
+    return at_once(first, k, v), in_parts(others, k, v, parts=at.parts)
 
 
 def in_parts(q: Tensor, k: Tensor, v: Tensor, *, parts: int) -> Tensor:

@@ -8,12 +8,13 @@ One program per row, which is read once. Twin and oracle: `fp8_rows_plain`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kernels.program import compiled, power_of_two
+from kernels.program import compiled, power_of_two, suits
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -42,11 +43,8 @@ def fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("explorer::fp8_rows", mutates_args=(), schema="(Tensor x) -> (Tensor, Tensor)")
 def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()
     v, s = _places(x)
-    width = x.shape[1]
-    block = power_of_two(width)
-    compiled(_rows)[(x.shape[0],)](x, v, s, K=width, BLOCK=block, num_warps=min(max(block // 1024, 1), 8))
+    _fill(x, v, s)
     return v, s
 
 
@@ -55,10 +53,36 @@ def _places(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[0], 1, dtype=torch.float32)
 
 
+def _fill(x: Tensor, v: Tensor, s: Tensor) -> None:
+    width = x.shape[1]
+    block = power_of_two(width)
+    warps = min(max(block // 1024, 1), 8)
+    compiled(*ROWS)[(x.shape[0],)](x.contiguous(), v, s, K=width, BLOCK=block, num_warps=warps)
+
+
+def fp8_rows_stacked(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`fp8_rows` of matrices [·, K] one below the other, each read where it is. Not for compiled models."""
+    if not suits(parts[0]):
+        return fp8_rows_plain(torch.cat(tuple(parts)))
+    lengths, like = [len(x) for x in parts], parts[0]
+    v = like.new_empty(sum(lengths), like.shape[1], dtype=torch.float8_e4m3fn)
+    s = like.new_empty(len(v), 1, dtype=torch.float32)
+    for x, *places in zip(parts, v.split(lengths), s.split(lengths), strict=True):
+        _fill(x, *places)
+    return v, s
+
+
 def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK)
     b = tl.load(x + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+    b, scale = e4m3_row(b)
+    tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
+    tl.store(s + row, scale)
+
+
+def e4m3_row(b):
+    """A row in fp32 as E4M3 holds it under its scale, in fp32, and the scale."""
     bits = b.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # whole numbers order like the magnitudes, NaN above all
     amax = tl.max(bits, axis=0).to(tl.float32, bitcast=True)
     amax = tl.maximum(amax, 2.0**-100, propagate_nan=tl.PropagateNan.ALL)
@@ -67,6 +91,7 @@ def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
     # Rounded to even before the cast, which then has nothing to round: the interpreter's rounding is wrong at carries.
     step = (b.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 0.125
     shift = tl.maximum(step, 2.0**-9) * 12582912.0  # 1.5·2²³ steps: their last bit is one step
-    b = (b + shift) - shift
-    tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
-    tl.store(s + row, tl.div_rn(amax, 448.0))
+    return (b + shift) - shift, tl.div_rn(amax, 448.0)
+
+
+ROWS = _rows, e4m3_row

@@ -8,7 +8,7 @@ oracle: `norm_modulate_plain`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,18 +51,22 @@ def norm_modulate_triton(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    B, T, D = x.shape
-    x = x.contiguous()
-    total, n = x if y is None else x.new_empty(x.shape), x.new_empty(x.shape)
-    added = x if y is None else y.contiguous()
-    rows = [x if r is None else r.expand(B, 1, D).contiguous() for r in (gate, scale, shift)]
-    kernel = compiled(_norm_modulate)
-    kernel[(B * T,)](
-        x, added, *rows, total, n, T, eps,
-        D=D, BLOCK=power_of_two(D), ADD=y is not None, GATE=gate is not None,
-        MODULATE=scale is not None, num_warps=WARPS,
-    )  # fmt: skip
+    given, total, flags = summed(x, y, gate, scale, shift)
+    n = total.new_empty(total.shape)
+    compiled(*NORM)[(x.shape[0] * x.shape[1],)](*given, total, n, x.shape[1], eps, **flags, num_warps=WARPS)
     return total, n
+
+
+def summed(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor | None, shift: Tensor | None
+) -> tuple[list[Tensor], Tensor, dict[str, Any]]:
+    """What `normed_row` reads, the place of the sum, and its flags."""
+    B, _, D = x.shape
+    x = x.contiguous()
+    total = x if y is None else x.new_empty(x.shape)
+    rows = [x if r is None else r.expand(B, 1, D).contiguous() for r in (gate, scale, shift)]
+    flags = dict(ADD=y is not None, GATE=gate is not None, MODULATE=scale is not None)
+    return [x, x if y is None else y.contiguous(), *rows], total, dict(D=D, BLOCK=power_of_two(D), **flags)
 
 
 norm_modulate = either(norm_modulate_triton, norm_modulate_plain)
@@ -73,6 +77,16 @@ def _norm_modulate(
     D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATE: tl.constexpr, MODULATE: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK)
+    b_n = normed_row(x, y, gate, scale, shift, total, t, T, eps, D, BLOCK, ADD, GATE, MODULATE)
+    tl.store(n + t * D + d, b_n.to(n.dtype.element_ty), mask=d < D)
+
+
+def normed_row(
+    x, y, gate, scale, shift, total, t, T, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATE: tl.constexpr, MODULATE: tl.constexpr,
+):  # fmt: skip
+    """Token t of all, in fp32. Leaves the sum."""
     row = t // T * D  # of the clip
     d = tl.arange(0, BLOCK)
     live = d < D
@@ -88,4 +102,7 @@ def _norm_modulate(
         b_scale = tl.load(scale + row + d, mask=live, other=0.0).to(tl.float32)
         b_shift = tl.load(shift + row + d, mask=live, other=0.0).to(tl.float32)
         b_n = b_n * (1.0 + b_scale) + b_shift
-    tl.store(n + t * D + d, b_n.to(n.dtype.element_ty), mask=live)
+    return b_n
+
+
+NORM = _norm_modulate, normed_row

@@ -212,7 +212,7 @@ def test_pocket_and_its_file(
 def test_bench_alone_says_what_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--help"]) == 0
     printed = capsys.readouterr().out
-    for name in ("latency", "stage1", "codec", "refiner", "pipeline", "kernels", "pocket"):
+    for name in ("latency", "stage1", "codec", "refiner", "pipeline", "lowbit", "kernels", "pocket"):
         assert f"explorer bench {name}" in printed
 
 

@@ -79,6 +79,26 @@ def test_a_replay_computes_what_the_function_does() -> None:
         assert graphed.captured == 2  # one for each factor
 
 
+@pytest.mark.gpu
+def test_a_patient_graph_waits_for_shapes_that_come_again() -> None:
+    """And is given up for others that do."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    calls: list[int] = []
+
+    def function(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return 2 * x + 1
+
+    graphed = Graphed(function, patient=True)
+    with torch.inference_mode():
+        for size in (3, 3, 3, 4, 3, 4, 4, 4, 3):
+            x = torch.randn(size, device="cuda")
+            assert torch.equal(graphed(x), 2 * x + 1)
+            assert graphed.captured == (0 if len(calls) < 2 else 1)
+    assert calls == [3, 3, 4, 4, 4, 3]  # as it is, captured, as it is twice, captured, as it is
+
+
 def on_gpu(p: Pair) -> Pair:
     assert p.right[0] is not None
     return Pair(name=p.name, left=p.left.cuda(), right=(p.right[0].cuda(), p.right[1]))

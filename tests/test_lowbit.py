@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from engine import opening
-from engine.lowbit import Fp4Linear, Fp8Linear
+from engine.joined import joined
+from engine.lowbit import Fp4Linear, Fp8Linear, Rows
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.opening import open_sana, weight_bytes
@@ -39,9 +40,10 @@ from engine.setup import (
     parse_precision,
 )
 from kernels import fp4
+from kernels import fp8_rows as fp8_rows_module
 from kernels.fp4_linear import fp4_linear, fp4_linear_plain
 from kernels.fp4_unpack import fp4_unpack
-from kernels.fp8_rows import fp8_rows, fp8_rows_plain
+from kernels.fp8_rows import fp8_rows, fp8_rows_plain, fp8_rows_stacked
 from tests.flights import distance
 from tests.tiny_sana import SETUP, SIZES
 
@@ -158,6 +160,15 @@ def test_row_kernel_equals_twin_to_the_bit(M: int, K: int) -> None:
     assert fp8_rows(x)[1].isfinite().all(dim=1).tolist() == [False, *[True] * (M - 1)]
 
 
+@pytest.mark.parametrize("fits", [False, True])
+def test_rows_of_matrices_one_below_the_other(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_rows_module, "suits", lambda x: fits)
+    x = (drawn(7, 48) * 30).to(DEVICE, torch.float32)
+    for parts in ((x,), (x[:5], x[5:]), (x[:5], x[5:].T.contiguous().T)):
+        for got, want in zip(fp8_rows_stacked(parts), fp8_rows_plain(x), strict=True):
+            assert torch.equal(got.float(), want.float())
+
+
 @pytest.mark.parametrize(("M", "N", "K"), [(1, 16, 16), (7, 48, 80), (130, 144, 272)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_fp4_kernel_equals_twin(M: int, N: int, K: int, biased: bool) -> None:
@@ -217,6 +228,14 @@ def test_what_a_gpu_is_given_has_the_form_that_torch_asks_for() -> None:
         w, bias = (torch.empty(s, device="cuda", dtype=torch.bfloat16) for s in ((48, 80), (48,)))
         y = Fp8Linear(w, bias)(torch.empty(5, 7, 80, device="cuda", dtype=torch.bfloat16))
         assert (y.shape, y.dtype, y.device.type) == ((5, 7, 48), torch.bfloat16, "cuda")
+        v, s = (
+            torch.empty(5, 7, n, device="cuda", dtype=t)
+            for n, t in ((80, torch.float8_e4m3fn), (1, torch.float32))
+        )
+        whole = joined((Fp8Linear(w, bias), Fp8Linear(w, bias)))
+        assert whole is not None
+        y = whole(Rows(v, s, torch.bfloat16))
+        assert (y.shape, y.dtype, y.device.type) == ((5, 7, 96), torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize("rotated", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor
 from engine.ltx2 import LTX2_REFINER, refiner_config
 from engine.refiner import Refiner, RefinerState
 from engine.refiner_model import RefinerModel, is_unread
-from engine.refiner_rope import turn, turns
+from engine.refiner_rope import Turn, turns
 from engine.release import empty
+from engine.values import tensors
+from kernels.norm_turn import turned
 from tests.checks.ltx2 import SMALL_REFINER, filled, normal
 from tests.checks.vae import count
+from tests.test_whole import FAKE, NothingSent, without_numbers
 
 GRID = (2, 3)
 LATENTS = normal(1, 1, 8, 22, *GRID)
@@ -117,6 +121,77 @@ def test_keys_joined_once_or_in_every_pass_are_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
+def flown(*, fast: bool, device: str = "cpu") -> list[Tensor]:
+    """Nine blocks and what is remembered: two prompts in turns, an older state again, another flight between."""
+    model = filled(RefinerModel(SMALL_REFINER)).to(device)
+    assert isinstance(model, RefinerModel)
+    r, latents = Refiner(model, fast=fast), LATENTS.to(device)
+    words = [normal(2, 1, 7, 12), normal(3, 1, 7, 12), normal(4, 1, 5, 12)]
+    prompts = [r.prompt(w.to(device)) for w in words]
+    uneven = torch.tensor([[1, 1, 0, 1, 1, 1, 1]], device=device)
+    prompts.append(r.prompt(words[0].to(device), uneven))
+    state, out, states = r.start(latents[:, :, :1], prompt=prompts[0]), [], []
+    with torch.inference_mode():
+        for i, prompt in enumerate((0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 3, 0, 0)):
+            if i == 7:
+                state = states[4]  # back, under another prompt
+            if i == 9:
+                other = r.start(latents[:, :, 3:4], prompt=prompts[1], seed=7)
+                more, other = r.step(other, latents[:, :, 4:7])  # its window is empty
+                out += [more, *tensors(other.history)]
+            states.append(state)
+            at = i % 5
+            refined, state = r.step(replace(state, prompt=prompts[prompt]), latents[:, :, 1 + at : 4 + at])
+            out += [refined, *tensors(state.history)]
+        out += [x for s in states for x in tensors((s.sink, s.history))]  # nobody wrote there
+    assert (r.steady is not None and r.steady.ready) == (fast and device == "cuda")
+    return out
+
+
+def test_in_memory_that_stays_a_block_is_the_same() -> None:
+    assert all(torch.equal(a, b) for a, b in zip(flown(fast=True), flown(fast=False), strict=True))
+
+
+@pytest.mark.gpu
+def test_captured_a_block_is_the_same() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    runs = (flown(fast=fast, device="cuda") for fast in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("change", [{"hold": False}, {"window": 2}, {}], ids=str)
+def test_what_does_not_come_again_has_fresh_memory(change: dict[str, Any]) -> None:
+    """Blocks of another length, windows shorter than a block, and configs that hold nothing."""
+    r = Refiner(refiner(**change).model, fast=True)
+    plain = refiner(**change)
+    noise = normal(4, 1, 8, 4, *GRID)
+    states = [begun(r), begun(plain)]
+    outs = [x.step(s, LATENTS[:, :, 1:5], noise=noise)[0] for x, s in zip((r, plain), states, strict=True)]
+    assert torch.equal(*outs)
+    assert r.steady is not None
+    assert not r.steady._memory
+    assert r.steady.fits(LATENTS[:, :, 1:4]) == (not change)
+
+
+def test_nothing_in_the_passes_of_a_block_is_looked_at_or_sent() -> None:
+    """What a capture allows, as far as it shows without a GPU."""
+    model = filled(RefinerModel(SMALL_REFINER))
+    assert isinstance(model, RefinerModel)
+    r = Refiner(model, fast=True)
+    _, state = run(r, begun(r), 3)
+    latents = LATENTS[:, :, :3]
+    assert r.steady is not None
+    with torch.inference_mode():
+        rooms = r.steady.enter(r._past(state, CPU), 6)
+    given = without_numbers((latents, torch.zeros_like(latents), r._told(state, latents)))
+    r.steady._memory = without_numbers(r.steady._memory)
+    model.load_state_dict({k: FAKE.from_tensor(v) for k, v in model.state_dict().items()}, assign=True)
+    with FAKE, torch.inference_mode(), NothingSent():
+        refined = r.steady(*given, rooms)
+    assert refined.shape == latents.shape
+
+
 def test_padding_is_cut_and_gaps_are_masked() -> None:
     """Columns that no text uses are gone; what one text uses and another does not is masked for that one."""
     r, words = refiner(), normal(2, 2, 7, 12)
@@ -140,15 +215,16 @@ def test_only_relative_time_counts(layout: str) -> None:
     config = replace(SMALL_REFINER, rope=layout, exact_angles=True)
     q, k = normal(5, 1, 6, 2, 20).double(), normal(6, 1, 6, 2, 20).double()
 
+    def by(x: Tensor, at: Turn) -> Tensor:
+        return turned(x, cos=at.cos, sin=at.sin, split=layout == "split")
+
     def score(frame: int) -> Tensor:
         a, b = (turns(config, frame=f, frames=1, grid=GRID, device=CPU) for f in (frame, frame + 3))
-        split = layout == "split"
-        return torch.einsum("bthk,bshk->bhts", turn(q, a, split=split), turn(k, b, split=split))
+        return torch.einsum("bthk,bshk->bhts", by(q, a), by(k, b))
 
     torch.testing.assert_close(score(1), score(20_000), rtol=0, atol=1e-4)
     at = turns(config, frame=9, frames=1, grid=GRID, device=CPU)
-    turned = turn(q, at, split=layout == "split")
-    torch.testing.assert_close(turned.norm(), q.norm(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(by(q, at).norm(), q.norm(), rtol=1e-6, atol=0)
 
 
 def test_frame_0_is_short() -> None:

@@ -14,6 +14,7 @@ from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel, gelu_of
 from kernels.norm_modulate import norm_modulate, norm_modulate_plain, norm_modulate_triton
 from kernels.norm_turn import norm_turn, norm_turn_plain, norm_turn_triton
+from kernels.turn_into import turn_into_plain, turn_into_triton
 from tests.checks.ltx2 import LAYOUTS, SMALL_REFINER, filled, normal
 from tests.flights import distance
 
@@ -87,6 +88,29 @@ def test_norm_turn_equals_its_twin(size: tuple[int, int, int, int], split: bool,
 
     exact, twin = (results(norm_turn_plain, t) for t in (torch.float64, torch.float32))
     agree(results(norm_turn_triton, torch.float32), twin, exact)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("size", [(1, 1, 1, 2), (2, 3, 2, 20), (1, 7, 3, 6)], ids=str)
+def test_turn_into_equals_its_twin(size: tuple[int, int, int, int], split: bool) -> None:
+    """Into the beginning of a longer memory, whose end stays as it was; values to the bit."""
+    B, T, H, K = size
+    g = torch.Generator().manual_seed(T)
+    k, v = (torch.randn(size, generator=g, dtype=torch.float64).transpose(0, 1) for _ in range(2))
+    k, v = (x.contiguous().transpose(0, 1) for x in (k, v))  # clips within tokens
+    angle = torch.randn(T, H, K // 2, generator=g, dtype=torch.float64)
+
+    def results(form: Callable[..., None], dtype: torch.dtype) -> Results:
+        places = [torch.zeros(B, T + 2, H, K, device=DEVICE, dtype=dtype) for _ in range(2)]
+        turns = {n: t.to(DEVICE, dtype) for n, t in (("cos", angle.cos()), ("sin", angle.sin()))}
+        own = [p[:, :T] for p in places]
+        form(*(x.to(DEVICE, dtype) for x in (k, v)), **turns, split=split, k_out=own[0], v_out=own[1])
+        assert not any(p[:, T:].any() for p in places)
+        assert torch.equal(own[1], v.to(DEVICE, dtype))
+        return dict(k=own[0])
+
+    exact, twin = (results(turn_into_plain, t) for t in (torch.float64, torch.float32))
+    agree(results(turn_into_triton, torch.float32), twin, exact)
 
 
 def test_parts_of_one_product_are_read_as_they_lie() -> None:

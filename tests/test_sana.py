@@ -16,6 +16,7 @@ from engine.engine import Chunk
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.opening import open_sana
+from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
 from engine.release import empty
 from engine.sana import SanaEngine
@@ -134,6 +135,20 @@ def test_a_state_is_a_value_and_does_not_grow(engine: SanaEngine) -> None:
     assert not np.array_equal(pixels(retried), pixels(flight[3]))
 
 
+def test_warming_up_goes_on_until_the_refiner_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six chunks, the last two behind a full window; no more than before where it is off, or nothing is captured."""
+    engine = open_sana(SETUP, device="cpu")
+    assert engine.refiner is not None
+    assert engine._until_steady() == 2
+    engine.refiner = Refiner(engine.refiner.model, fast=True)
+    held, step = [], engine.refiner.step
+    monkeypatch.setattr(engine.refiner, "step", lambda s, x: (held.append(s.held), step(s, x))[1])
+    assert engine.pattern.refiner is not None
+    assert held == [0, 3, 6, 9, 10, 10]
+    engine.refining = False
+    assert engine._until_steady() == 2
+
+
 def test_the_refiner_goes_off_and_on_in_flight(engine: SanaEngine, plain: SanaEngine) -> None:
     off = replace(begin(engine).state, refining=False)
     first = engine.step(off, path(0), intrinsics=LENS)
@@ -174,7 +189,7 @@ def test_the_release_is_refused_where_it_does_not_fit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(opening, "free_memory", lambda where: 20 * GB)
     tier = next(t for t in TIERS if t.gigabytes == 80)
     with pytest.raises(
-        ValueError, match=r"with its refiner needs 57\.3 GB .* 20\.0 GB are free.*--refiner off"
+        ValueError, match=r"with its refiner needs 68\.3 GB .* 20\.0 GB are free.*--refiner off"
     ):
         opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=True)
     opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=False)

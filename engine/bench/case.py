@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,7 @@ REFINED = Shape(
     heads=LTX2_REFINER.heads,
     width=LTX2_REFINER.head_dim,
 )  # a block of the refiner
+SINK = replace(REFINED, frames=LTX2_REFINER.sink)  # what its blocks see first of all
 APART = Shape(
     clips=1, frames=1, grid=(1, 80), heads=LTX2_REFINER.heads, width=LTX2_REFINER.head_dim
 )  # its queries that would begin another wave

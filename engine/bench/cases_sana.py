@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.bench.case import APART, REFINED, STREAM, WORDS, Case, Shape
+from engine.bench.case import APART, REFINED, SINK, STREAM, WORDS, Case, Shape
 from engine.rope import Rotary, rotary_tables, rotate_real
 from engine.ucpe import fours_by_sums
 from kernels.fp4 import Fp4, dequantise, quantise
@@ -16,9 +16,12 @@ from kernels.fp4_linear import fp4_linear, fp4_linear_plain
 from kernels.fp4_unpack import fp4_unpack
 from kernels.fp8_rows import fp8_rows, fp8_rows_plain
 from kernels.gdn_heads import camera_heads, main_heads
+from kernels.gelu_rows import gelu_rows_plain, gelu_rows_triton
 from kernels.merge_parts import merge_parts_plain, merge_parts_triton
 from kernels.norm_modulate import norm_modulate_plain, norm_modulate_triton
+from kernels.norm_rows import norm_rows_plain, norm_rows_triton
 from kernels.norm_turn import norm_turn_plain, norm_turn_triton
+from kernels.turn_into import turn_into_plain, turn_into_triton
 
 TAPS = 4  # of the short convolution
 PARTS = 4  # of the refiner's keys on 132 multiprocessors
@@ -156,6 +159,27 @@ def _places(*, q: Tensor, cos: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     return k, v
 
 
+def sink_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Keys and values of the first frame."""
+    draw, T = Random(device, dtype), shape.frames * shape.tokens
+    angle = draw(T, shape.heads, shape.width // 2, dtype=torch.float32)
+    kv = {name: draw(shape.clips, T, shape.heads, shape.width) for name in "kv"}
+    return dict(kv, cos=angle.cos(), sin=angle.sin(), split=False)
+
+
+def sink_kernel(**given: Any) -> tuple[Tensor, Tensor]:
+    """What it fills."""
+    places = torch.empty_like(given["k"]), torch.empty_like(given["v"])
+    turn_into_triton(**given, k_out=places[0], v_out=places[1])
+    return places
+
+
+def sink_twin(**given: Any) -> tuple[Tensor, Tensor]:
+    places = torch.empty_like(given["k"]), torch.empty_like(given["v"])
+    turn_into_plain(**given, k_out=places[0], v_out=places[1])
+    return places
+
+
 def part_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     draw = Random(device, dtype)
     lse = draw(PARTS, shape.heads, shape.tokens, dtype=torch.float32)
@@ -164,6 +188,11 @@ def part_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[
 
 def row_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return dict(x=Random(device, dtype)(shape.clips * shape.frames * shape.tokens, shape.dim))
+
+
+def wide_row_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Rows between the two maps of a feed-forward part."""
+    return dict(x=Random(device, dtype)(shape.clips * shape.frames * shape.tokens, 4 * shape.dim))
 
 
 def few_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -206,10 +235,25 @@ SANA_CASES = (
         twin=norm_modulate_plain,
     ),
     Case(name="norm_turn", shape=REFINED, inputs=turn_inputs, kernel=turn_kernel, twin=turn_twin),
+    Case(name="turn_into", shape=SINK, inputs=sink_inputs, kernel=sink_kernel, twin=sink_twin),
     Case(
         name="merge_parts", shape=APART, inputs=part_inputs, kernel=merge_parts_triton, twin=merge_parts_plain
     ),
     Case(name="fp8_rows", shape=REFINED, inputs=row_inputs, kernel=fp8_rows, twin=fp8_rows_plain),
+    Case(
+        name="norm_rows",
+        shape=REFINED,
+        inputs=modulate_inputs,
+        kernel=norm_rows_triton,
+        twin=norm_rows_plain,
+    ),
+    Case(
+        name="gelu_rows",
+        shape=REFINED,
+        inputs=wide_row_inputs,
+        kernel=gelu_rows_triton,
+        twin=gelu_rows_plain,
+    ),
     Case(name="fp4_linear", shape=WORDS, inputs=few_inputs, kernel=fp4_linear, twin=fp4_linear_plain),
     Case(name="fp4_unpack", shape=REFINED, inputs=packed_inputs, kernel=fp4_unpack, twin=unpack_twin),
 )

@@ -53,6 +53,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A model in one format of its weights: bytes, and how far a pass is from bf16."""
+
+    name: str
+    weights: int
+    loading: int  # at most, while it was loaded
+    peak: int  # at most, afterwards
+    error: float  # relative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """One chunk of a flight, warm or not."""
 
@@ -74,6 +85,7 @@ class Report:
     comparable: bool = False  # measured at true size on a GPU of the class of the published figures
     facts: dict[str, Any] = field(default_factory=dict)
     moments: tuple[Moment, ...] = ()
+    stored: tuple[Stored, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Everything, for a JSON file."""

@@ -34,7 +34,7 @@ def stage1(setup: Setup, *, device: str, chunks: int, tick: Tick) -> Report:
     engine.vae.decoder.to("meta")  # neither its weights nor its work
     begin_peak(engine.device)
     lens, _ = scene(engine)
-    state = _begun(engine)
+    state = begun(engine)
     good = True
 
     @torch.inference_mode()
@@ -204,12 +204,13 @@ def _refiner_work(sizes: Sizes, engine: SanaEngine, state: int, tick: Tick) -> W
     return Work(flops=refiner_flops(config, sizes.grid, words=words), bytes=moved)
 
 
-def _begun(engine: SanaEngine) -> Any:
+def begun(engine: SanaEngine) -> Any:
     """The state before chunk 0, around a latent of noise."""
-    config = engine.generator.config
+    config, device = engine.generator.config, engine.device
     camera = pose_tensor([Pose()])[:, 0]
+    drawn = torch.Generator(device).manual_seed(0)
     return engine.generator.begin(
-        torch.randn(1, config.latent_channels, *engine.grid, device=engine.device),
+        torch.randn(1, config.latent_channels, *engine.grid, generator=drawn, device=device),
         text=engine.text.world,
         text_mask=engine.text.world_mask,
         seed=1,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Suppress, arg
 
 from engine.config import FPS, WORLDS
-from engine.setup import Refining, Setup
+from engine.setup import Refining, Setup, Sizes
 from explorer.outfile import require_folder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -215,6 +215,32 @@ class Pipeline(Flight, Sana):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lowbit(Part):
+    """Load and time both stages of sana-wm in bf16, fp8 and nvfp4, one after the other: memory, errors, milliseconds."""
+
+    chunks: Annotated[int, arg(metavar="N")] = 6
+    """chunks of 24 frames to measure, after 7 that fill every window"""
+    sizes: Suppress[Sizes] = field(default_factory=Sizes)
+
+    name = "lowbit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.chunks <= 100_000:
+            raise ValueError(f"--chunks {self.chunks} is out of range: use 1 to 100000")
+
+    def measure(self, tick: Tick) -> Report:
+        from engine.bench.lowbit import lowbit
+        from engine.opening import chosen_device
+
+        where = chosen_device(self.device)
+        return lowbit(self.sizes, where=where, chunks=self.chunks, tick=tick)
+
+    def flags(self) -> list[str]:
+        return [*super().flags(), "--chunks", str(self.chunks)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kernels(Part):
     """Time every GPU kernel beside its plain form in torch, at the shapes that the models call it with."""
 
@@ -312,7 +338,7 @@ class Pocket(Flight, Part):
 
 
 PARTS: dict[str, type[Part]] = {
-    kind.name: kind for kind in (Stage1, Codec, Refiner, Pipeline, Kernels, Pocket)
+    kind.name: kind for kind in (Stage1, Codec, Refiner, Pipeline, Lowbit, Kernels, Pocket)
 }
 
 

@@ -21,6 +21,8 @@ def print_report(report: Report) -> None:
         f"ceilings of this run: {rates.flops / 1e12:.3g} TFLOP/s in one product, "
         f"{rates.bytes / GB:.4g} GB/s in one copy · peak memory {report.peak / GB:.2f} GB"
     )
+    if report.stored:
+        console.print(_memory(report))
     if report.facts:
         console.print(" · ".join(_fact(name, value) for name, value in report.facts.items()))
 
@@ -36,6 +38,17 @@ def _table(report: Report) -> Table:
         table.add_column(column, justify="right")
     for row in report.rows:
         table.add_row(row.name, *_cells(row, report))
+    return table
+
+
+def _memory(report: Report) -> Table:
+    table = Table(title="GB, and relative error of a pass", title_justify="left")
+    table.add_column("")
+    for column in ("weights", "peak while loading", "peak", "error"):
+        table.add_column(column, justify="right")
+    for s in report.stored:
+        sizes = (f"{n / GB:.1f}" for n in (s.weights, s.loading, s.peak))
+        table.add_row(s.name, *sizes, f"{s.error:.3f}" if s.error else "")
     return table
 
 

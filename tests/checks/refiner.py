@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.ltx2 import LTX2_REFINER, RefinerConfig, refiner_config
-from engine.refiner import Refiner, tokens
-from engine.refiner_model import KV, RefinerModel
+from engine.refiner import Refiner
+from engine.refiner_model import RefinerModel
+from engine.refiner_passes import tokens
+from engine.refiner_room import KV
 from engine.refiner_rope import turns
 from engine.release import empty
 from tests.checks.check import PART, WHOLE, Check, exact, relative
