@@ -19,7 +19,7 @@ from engine.conditioning import condition_clip
 from engine.config import as_record
 from engine.generator import Generator
 from engine.model import WorldModel
-from engine.train.distill import DistillRun, DistillTraining, health
+from engine.train.distill import DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
 from engine.train.judge import KNEE, Judge, blended, distance, roughness, single, single_cameras
 from engine.train.long import LongRun, LongTraining, RolloutOptions, stored_world
@@ -171,6 +171,28 @@ def test_frames_to_make_anew_lie_in_the_flight_and_apart(pocket: Path, tmp_path:
     assert seen == set(range(3, 23))
     shelf.chunks = 1
     assert all(student.anew(step, shelf) == [3] for step in range(10))
+
+
+def test_the_judge_always_sees_as_many_frames_each_as_often(pocket: Path, tmp_path: Path) -> None:
+    student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
+    assert student.shown(3, 1) == [0] * 6
+    assert student.shown(3, 4) != student.shown(4, 4)
+    for count in (3, 4, 6, 11):
+        shown = student.shown(count, count)
+        assert len(shown) == 6
+        most, least = max(map(shown.count, shown)), min(map(shown.count, shown))
+        assert most - least <= 1
+        assert len(set(shown)) == min(count, 6)
+
+
+def test_kinds_of_frames_are_judged_at_once_as_they_are_alone() -> None:
+    batch, judge = clips(2), Judge(random_model(dtype=torch.float32))
+    look = Look(batch, [2, 5], camera(batch), seeded(1))
+    true = single(batch.latents, [2, 5])
+    both = look(judge, true, true + 1)
+    for x, scores in zip((true, true + 1), both, strict=True):
+        assert relative(scores.detach(), look(judge, x)[0].detach()) < 1e-5
+    assert relative(both[0].detach(), both[1].detach()) > 1e-3
 
 
 def test_the_judge_sees_single_frames_with_their_cameras() -> None:

@@ -11,7 +11,7 @@ judge pushes them to where it takes them for true ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +39,8 @@ RAMP = (
 )  # shares of the run between which the judge gets its say: it must have learned something first
 GAPS = (2, 5)  # fewest and most frames from one frame made anew to the next
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
-STILL_PUSHED = 0.25  # least weight of the judge in a cell: where the truth is known it is hardly needed
+STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is known it is hardly needed
+SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 
 
@@ -73,6 +74,8 @@ class DistillTraining(RolloutOptions):
     """noise levels to fly with, which are also written into the weights"""
     teacher: tuple[float, ...] = (1.0, 0.94, 0.87, 0.78, 0.67, 0.53, 0.36, 0.18)
     """noise levels in which the teacher makes of the same noise what is aimed at; none: the truth alone is"""
+    taught_by: Path | None = None
+    """weights of the teacher, if it is not to be what the model starts from: for a run that continues another"""
     adversary: float = 0.5
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
     rate: float = 1.5e-4
@@ -112,8 +115,16 @@ class DistillRun(RolloutRun):
         critic = OptimConfig(adam=options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
         self.critic = Optimiser(self.judge, critic, adam=lambda name: True)
         self.many: Generator | None = None
+        if options.compile and host.device.type == "cuda":
+            for block in self.judge.trunk.blocks:
+                block.compile(dynamic=False)
         if options.teacher:
-            frozen = self.built().to(host.device, self.dtype).eval().requires_grad_(False)
+            frozen = (
+                stored_world(options.taught_by or options.init)
+                .to(host.device, self.dtype)
+                .eval()
+                .requires_grad_(False)
+            )
             self.many = Generator(frozen, levels=options.teacher)
 
     def built(self) -> WorldModel:
@@ -145,15 +156,19 @@ class DistillRun(RolloutRun):
         made = single(self.made(batch, own, flown, frames, cond, generator), frames)
         true = single(batch.latents.float(), frames)
         sure = self.sure(batch, own)[:, frames].flatten(0, 1).unsqueeze(1)
-        look = Look(batch, frames, cond, generator)
+        shown = self.shown(step, len(frames))
+        rows = torch.tensor([[b * len(frames) + i for i in shown] for b in range(o.batch)]).flatten()
+        rows = rows.to(made.device)
+        look = Look(batch, [frames[i] for i in shown], cond, generator)
 
-        verdict = hinge_judge(look(self.judge, true), look(self.judge, made.detach()))
+        verdict = hinge_judge(*look(self.judge, true[rows], made.detach()[rows]))
         verdict.backward()
         nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
         self.critic.step(fraction)
 
         leaf = made.detach().requires_grad_()
-        regression, fooled = distance(leaf, true, sure), hinge_fool(look(self.judge, leaf))
+        regression, (scores,) = distance(leaf, true, sure), look(self.judge, leaf[rows])
+        fooled = hinge_fool(scores)
         if flown.taught is not None:
             regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
         (pull,), (push,) = torch.autograd.grad(regression, leaf), torch.autograd.grad(fooled, leaf)
@@ -186,6 +201,12 @@ class DistillRun(RolloutRun):
         start, chunks = shelf.start, shelf.chunks
         first = start + int(torch.randint(min(gap, chunks), (), generator=dice))
         return list(range(first, start + chunks, gap))
+
+    def shown(self, step: int, count: int) -> list[int]:
+        """Which of `count` frames made anew the judge sees: `SHOWN` of them, some twice where there are fewer."""
+        dice = self.host.generator(self.options.seed + 17, step, device=torch.device("cpu"))
+        order = torch.randperm(count, generator=dice).tolist()
+        return sorted((order * SHOWN)[:SHOWN])
 
     def made(
         self,
@@ -230,10 +251,18 @@ class Look:
         _, C, _, h, w = batch.latents.shape
         self.noise = torch.randn(count, C, 1, h, w, device=device, generator=generator)
 
-    def __call__(self, judge: Judge, x: Tensor) -> Tensor:
-        """Scores [N, h, w] of frames x [N, C, 1, h, w]."""
-        noised = add_noise(x, self.noise, self.levels[:, None, None, None, None])
-        return judge(noised, levels=self.levels, words=self.words, cond=self.cond)
+    def __call__(self, judge: Judge, *kinds: Tensor) -> tuple[Tensor, ...]:
+        """Scores [N, h, w] of each of some kinds of frames [N, C, 1, h, w], judged at once."""
+        n, levels = len(kinds), self.levels[:, None, None, None, None]
+        x = torch.cat([add_noise(x, self.noise, levels) for x in kinds])
+        cond = replace(
+            self.cond,
+            P=self.cond.P.repeat(n, 1, 1, 1, 1),
+            P_inv=self.cond.P_inv.repeat(n, 1, 1, 1, 1),
+            plucker=self.cond.plucker.repeat(n, 1, 1, 1, 1),
+        )
+        scores = judge(x, levels=self.levels.repeat(n), words=self.words.repeat(n, 1), cond=cond)
+        return scores.chunk(n)
 
 
 def health(made: Tensor, true: Tensor) -> dict[str, Tensor]:
