@@ -13,7 +13,7 @@ from engine.train.all import AllTraining, stages
 
 
 def test_every_stage_starts_from_the_one_before(tmp_path: Path) -> None:
-    plan = stages(AllTraining(out=tmp_path))
+    plan = stages(AllTraining(out=tmp_path, long_minutes=6))
     assert [stage.name for stage in plan] == ["codec", "world", "long", "distill"]
     parsed = {}
     for stage in plan:

@@ -1,6 +1,6 @@
 """Distil the world model to the few steps it is flown in, with a loss on how its frames look, inside its own flights.
 
-    python -m engine.train.distill --init runs/long/world.safetensors --minutes 6 --out runs/distill
+    python -m engine.train.distill --init runs/world/world.safetensors --minutes 13 --out runs/distill
 
 Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
 sampler, with gradient. Where their memory knows the place they are pulled to the true frames; where it does not, to
@@ -50,9 +50,9 @@ class DistillTraining(RolloutOptions):
 
     out: Path = Path("runs/distill")
     """folder for state, metrics, sample sheets and, at the end, world.safetensors and world.json"""
-    init: Path = Path("runs/long/world.safetensors")
+    init: Path = Path("runs/world/world.safetensors")
     """weights to start from; teacher and judge start from them too"""
-    minutes: float = 6.0
+    minutes: float = 13.0
     """wall clock, compilation included, filling the pool not"""
     batch: int = 12
     """clips per step and process; all steps of the sampler are held in memory"""
@@ -76,7 +76,7 @@ class DistillTraining(RolloutOptions):
     """noise levels in which the teacher makes of the same noise what is aimed at; none: the truth alone is"""
     taught_by: Path | None = None
     """weights of the teacher, if it is not to be what the model starts from: for a run that continues another"""
-    adversary: float = 0.5
+    adversary: float = 1.0
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
     rate: float = 1.5e-4
     """learning rate of the model"""
