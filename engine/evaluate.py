@@ -38,6 +38,12 @@ CALM_SPEED, CALM_TILT = (
 )  # m/s, mean over a flight; largest pitch or roll of most frames
 TURN_FRAMES = 2  # between two pictures whose movement is measured
 
+Say = Callable[[str], None]
+
+
+def silent(words: str) -> None:
+    """Where nobody asked how far it is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
@@ -88,7 +94,7 @@ def render_truth(
     calm: bool = True,
     tries: int = 12,
     returning: bool = False,
-    say: Callable[[str], None] = lambda words: None,
+    say: Say = silent,
 ) -> Truth:
     """`count` flights through held-out worlds, one each; calm ones if asked for, the first that each world gives.
 
@@ -232,10 +238,14 @@ def rollout(
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
+    say: Say = silent,
 ) -> Tensor:
     """All of `fly_truth` as one video: [N, P - 1, 3, Y, X] in [-1, 1]."""
-    flown = fly_truth(model, codec, truth, told=told, seed=seed, levels=levels, memory=memory)
-    return torch.cat([rgb for rgb, _ in flown], dim=1)
+    made: list[Tensor] = []
+    for rgb, _ in fly_truth(model, codec, truth, told=told, seed=seed, levels=levels, memory=memory):
+        made.append(rgb)
+        say(f"flown {len(made)} of {(truth.frames.shape[1] - 1) // 8} chunks")
+    return torch.cat(made, dim=1)
 
 
 def encoded_first(codec: Codec, pictures: Tensor, inverse_depth: Tensor | None = None) -> Tensor:
@@ -318,6 +328,7 @@ def measure_rollouts(
     told: bool = True,
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
+    say: Say = silent,
 ) -> dict[str, Any]:
     """PSNR, SSIM and sharpness by chunk, with the codec alone and a copy of the first picture beside it; and the turn.
 
@@ -325,7 +336,7 @@ def measure_rollouts(
     turn: correlation over the first 6 s of the sideways movement of pictures with the commanded yaw, in the generated
     and in the true video; error: median difference of both movements in pixels per 2 frames.
     """
-    made = rollout(model, codec, truth, told=told, seed=seed, levels=levels)
+    made = rollout(model, codec, truth, told=told, seed=seed, levels=levels, say=say)
     table: dict[str, Any] = {
         "flights": len(made),
         "told": told,

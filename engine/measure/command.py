@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from engine.codec import Codec, load_codec
 from engine.engine import compute_dtype, load_world
 from engine.evaluate import (
     CHUNKS,
+    Say,
     measure_rollouts,
     psnr_curve,
     render_truth,
@@ -39,8 +40,6 @@ EDITION = 1  # of what is measured: records of another one are made anew
 SECONDS = (0, 1, 2, 4, 10, 20, 30, 40, 50, 60)  # of the pictures on contact sheets
 BATCH = {"cpu": 1, "cuda": 32}  # flights at a time
 QUIET = 15.0  # seconds between lines where there is no terminal
-
-Say = Callable[[str], None]
 
 
 def evaluate(options: Evaluation) -> dict[str, Any]:
@@ -65,20 +64,22 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
 
 
 def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.device) -> dict[str, Any]:
-    say = Console(stderr=True, highlight=False).print
+    write_line = Console(stderr=True, highlight=False).print
     flights, chunks = options.flights or 12, options.chunks or 20
-    say(f"rendering {flights} true flights of {chunks / 2:g} s, then flying them on {device.type}")
-    truth = render_truth(Renderer(device), count=flights, chunks=chunks, say=say)
-    report = measure_rollouts(model, codec, truth, seed=options.seed)
-    alone = measure_rollouts(model, codec, truth, told=False, seed=options.seed)
+    write_line(f"rendering {flights} true flights of {chunks / 2:g} s, then flying them on {device.type}")
+    with _telling() as say:
+        truth = render_truth(Renderer(device), count=flights, chunks=chunks, say=say)
+        given = partial(measure_rollouts, model, codec, truth, seed=options.seed)
+        report = given(say=lambda w: say(f"depth told: {w}"))
+        alone = given(told=False, say=lambda w: say(f"picture alone: {w}"))
     report["picture_alone"] = {name: alone[name] for name in ("told", "chunks", "turn")}
     write(options.out / "evaluation.json", json.dumps(report, indent=1) + "\n")
     write(options.out / "curve.svg", psnr_curve(report))
     rollout_sheet(options.out / "flights.png", model, codec, truth.part(8, chunks), picks=CHUNKS)
     for heading, table in (("depth told", report), ("picture alone", alone)):
-        say(heading)
+        write_line(heading)
         for chunk, row in table["chunks"].items():
-            say(
+            write_line(
                 f"{chunk / 2:5.1f} s  {row['psnr']:.1f} dB  SSIM {row['ssim']:.3f}  "
                 f"sharpness {row['sharpness']:.2f}"
             )
