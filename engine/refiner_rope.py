@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
+from kernels.norm_turn import Cells
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """cos and sin per token, head and pair of channels: [T, H, K/2]. Fp32, or fp64 for a model in fp64."""
+    """cos and sin by place on an axis and speed, [F + h + w, D // 6], as the kernels read them. Fp32, as released."""
 
     cos: Tensor
     sin: Tensor
+    cells: Cells
 
 
 def turns(
@@ -35,15 +37,16 @@ def turns(
         _span(torch.arange(n, device=device, dtype=precise), s)
         for n, s in zip(grid, config.stride[1:], strict=True)
     )
-    place = torch.stack(torch.meshgrid(*(span.mean(-1) for span in (t, y, x)), indexing="ij"), dim=-1)
-    extent = torch.stack([t.new_full((), e) for e in config.extent]).to(rounded)  # no copy, no waiting
-    fraction = place.flatten(0, 2).to(rounded) / extent
+    fraction = torch.cat(
+        [
+            span.mean(-1).to(rounded) / t.new_full((), extent).to(rounded)  # no copy, no waiting
+            for span, extent in zip((t, y, x), config.extent, strict=True)
+        ]
+    )
     power = torch.linspace(0.0, 1.0, config.dim // 6, device=device, dtype=precise)
     speed = (config.theta**power * torch.pi / 2).to(torch.float32).to(rounded)
-    angle = ((fraction * 2 - 1)[:, None] * speed[:, None]).flatten(1)  # [T, 3·(dim // 6)], axes innermost
-    still = angle.new_zeros(angle.shape[0], config.dim // 2 - angle.shape[1])
-    angle = torch.cat((still, angle), dim=1).unflatten(1, (config.heads, -1))
-    return Turn(angle.cos().float(), angle.sin().float())
+    angle = (fraction * 2 - 1)[:, None] * speed
+    return Turn(angle.cos().float(), angle.sin().float(), (frames, *grid))
 
 
 def _span(index: Tensor, stride: int) -> Tensor:
