@@ -72,7 +72,7 @@ class Past:
             self.sink.v,
             cos=self.at.cos,
             sin=self.at.sin,
-            cells=self.at.cells,
+            columns=self.at.columns,
             split=self.split,
             k_out=first.k,
             v_out=first.v,

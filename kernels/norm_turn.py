@@ -3,8 +3,8 @@
     q̂ = turn(q/√(mean q² + ε)·w)      the same of k      turn: pairs (a, b) → (a·cos - b·sin, b·cos + a·sin)
 
 A program takes one token through all of it: q, k and v are read once and written once, k and v straight into the
-memory that holds what came before them. Angles come of small tables, one for each axis of the clip, which stay on the
-chip: of every token they would be a third of what is read. Inside all is fp32. Twin and oracle: `norm_turn_plain`.
+memory that holds what came before them. Cosines and sines come of two small tables, which stay on the chip: those of
+every token would be a quarter of all that is moved. Inside all is fp32. Twin and oracle: `norm_turn_plain`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from kernels.program import compiled, either, power_of_two, rows
 if TYPE_CHECKING:
     import triton.language as tl
 
-Cells = tuple[int, int, int]  # latent frames, rows and columns
 WARPS = 8
 
 
@@ -33,7 +32,7 @@ def norm_turn_plain(
     k_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
-    cells: Cells,
+    columns: int,
     split: bool,
     eps: float,
     k_out: Tensor,
@@ -42,43 +41,35 @@ def norm_turn_plain(
 ) -> Tensor:
     """Fills k_out and v_out, and raw, if it is there, with the normed keys before they turn. Returns queries [B, T, H, K].
 
-    q, k, v: [B, T, H·K], tokens frame by frame and row by row.  q_weight, k_weight: [H·K].  cos, sin, cells: as
+    q, k, v: [B, T, H·K], tokens frame by frame and row by row.  q_weight, k_weight: [H·K].  cos, sin, columns: as
     `turned` takes them.  k_out, v_out, raw: [B, T, H, K], of any stride over B and T.
     """
     heads = k_out.shape[2:]
     q, k = (F.rms_norm(x, w.shape, w, eps).unflatten(-1, heads) for x, w in ((q, q_weight), (k, k_weight)))
-    k_out.copy_(turned(k, cos=cos, sin=sin, cells=cells, split=split))
+    k_out.copy_(turned(k, cos=cos, sin=sin, columns=columns, split=split))
     v_out.copy_(v.unflatten(-1, heads))
     if raw is not None:
         raw.copy_(k)
-    return turned(q, cos=cos, sin=sin, cells=cells, split=split)
+    return turned(q, cos=cos, sin=sin, columns=columns, split=split)
 
 
-def turned(x: Tensor, *, cos: Tensor, sin: Tensor, cells: Cells, split: bool) -> Tensor:
+def turned(x: Tensor, *, cos: Tensor, sin: Tensor, columns: int, split: bool) -> Tensor:
     """x: [B, T, H, K] as a rotary embedding turns it, computed in fp32 at least.
 
-    cos, sin: [F + h + w, H·K // 6] by where a token is on an axis, all frames first, then rows, then columns, and by
-    speed. Over the whole width three pairs have a speed, one for each axis; those left over come first and stay.
-    cells: (F, h, w).  split: channels i and i + K/2 of a head are a pair, else adjacent ones.
+    cos, sin: [rows + columns, H, K/2], of which those of a token are the sum of its row's and its column's: each pair of
+    channels has zeros in one of them. columns: so many tokens are a row.  split: channels i and i + K/2 of a head are a
+    pair, else adjacent ones.
     """
     y = x.to(torch.promote_types(x.dtype, torch.float32))
-    pairs = (x.shape[2], x.shape[3] // 2)
-    c, s = (
-        _spread(table.to(y.dtype), cells, pairs, rest=rest) for table, rest in ((cos, 1.0), (sin, 0.0))
-    )  # each [T, H, K/2]
+    c, s = (of_tokens(table.to(y.dtype), columns) for table in (cos, sin))
     a, b = y.chunk(2, dim=-1) if split else y.unflatten(-1, (-1, 2)).unbind(-1)
     parts = (a * c - b * s, b * c + a * s)
     return (torch.cat(parts, -1) if split else torch.stack(parts, -1).flatten(-2)).to(x.dtype)
 
 
-def _spread(table: Tensor, cells: Cells, pairs: tuple[int, int], *, rest: float) -> Tensor:
-    """Tables of the axes for every token, head and pair: [T, H, K/2].  rest: what pairs without a speed get."""
-    t, y, x = table.split(cells)
-    axes = (t[:, None, None], y[None, :, None], x[None, None])
-    all_three = torch.stack([axis.expand(*cells, -1) for axis in axes], dim=-1)  # [F, h, w, speeds, 3]
-    moving = all_three.flatten(3).flatten(0, 2)
-    still = moving.new_full((moving.shape[0], pairs[0] * pairs[1] - moving.shape[1]), rest)
-    return torch.cat((still, moving), dim=1).unflatten(1, pairs)
+def of_tokens(table: Tensor, columns: int) -> Tensor:
+    """Rows and columns added up for every token: [T, H, K/2]."""
+    return (table[:-columns, None] + table[-columns:]).flatten(0, 1)
 
 
 def norm_turn_triton(
@@ -90,7 +81,7 @@ def norm_turn_triton(
     k_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
-    cells: Cells,
+    columns: int,
     split: bool,
     eps: float,
     k_out: Tensor,
@@ -107,7 +98,7 @@ def norm_turn_triton(
     q_out = q.new_empty(B, T, H, K)
     kernel = compiled(*NORM_TURN)
     kernel[(B * T,)](
-        *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps, *cells,
+        *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps, columns,
         *(s for x in (*given, q_out, *filled) for s in x.stride()[:2]),
         D=D, K=K, PAIRS=power_of_two(D // 2), SPLIT=split, RAW=raw is not None, num_warps=WARPS,
     )  # fmt: skip
@@ -118,7 +109,7 @@ norm_turn = either(norm_turn_triton, norm_turn_plain)
 
 
 def _norm_turn(
-    q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out, raw, T, eps, F, h, w,
+    q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out, raw, T, eps, columns,
     q_b, q_t, k_b, k_t, v_b, v_t, q_out_b, q_out_t, k_out_b, k_out_t, v_out_b, v_out_t, raw_b, raw_t,
     D: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, SPLIT: tl.constexpr, RAW: tl.constexpr,
 ):  # fmt: skip
@@ -130,7 +121,7 @@ def _norm_turn(
     first = p // (K // 2) * K + p % (K // 2)  # channel of the first of a pair, where they are split
     b_v = tl.load(v + b * v_b + t * v_t + d, mask=live, other=0.0)
     tl.store(v_out + b * v_out_b + t * v_out_t + d, b_v, mask=live)
-    b_cos, b_sin = turn_of(cos, sin, t, F, h, w, D, PAIRS)
+    b_cos, b_sin = turn_of(cos, sin, t, T, columns, D, PAIRS)
     for which in tl.static_range(2):
         if which == 0:
             x, weight, out = q + b * q_b + t * q_t, q_weight, q_out + b * q_out_b + t * q_out_t
@@ -166,16 +157,16 @@ def _norm_turn(
                 tl.store(kept + d, tl.interleave(one, two).to(raw.dtype.element_ty), mask=live)
 
 
-def turn_of(cos, sin, t, F, h, w, D: tl.constexpr, PAIRS: tl.constexpr):
-    """The pairs of token t of a clip of F·h·w."""
-    i = tl.arange(0, PAIRS) - (D // 2 - D // 6 * 3)  # below 0: such as do not turn
-    axis = i % 3
-    where = tl.where(axis == 0, t // (h * w), tl.where(axis == 1, F + t // w % h, F + h + t % w))
-    o = where * (D // 6) + i // 3
-    moves = (i >= 0) & (i < D // 6 * 3)
-    return tl.load(cos + o, mask=moves, other=1.0).to(tl.float32), tl.load(sin + o, mask=moves, other=0.0).to(
-        tl.float32
-    )
+def turn_of(cos, sin, t, T, columns, D: tl.constexpr, PAIRS: tl.constexpr):
+    """Cosines and sines of token t."""
+    p = tl.arange(0, PAIRS)
+    known = p < D // 2
+    row, column = t // columns * (D // 2) + p, (T // columns + t % columns) * (D // 2) + p
+    b_cos = tl.load(cos + row, mask=known, other=0.0).to(tl.float32)
+    b_cos += tl.load(cos + column, mask=known, other=0.0).to(tl.float32)
+    b_sin = tl.load(sin + row, mask=known, other=0.0).to(tl.float32)
+    b_sin += tl.load(sin + column, mask=known, other=0.0).to(tl.float32)
+    return b_cos, b_sin
 
 
 NORM_TURN = _norm_turn, turn_of

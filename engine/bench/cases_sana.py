@@ -139,9 +139,9 @@ def turn_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[
 
 
 def _turns(shape: Shape, draw: Random) -> dict[str, Any]:
-    cells = (shape.frames, *shape.grid)
-    angle = draw(sum(cells), shape.dim // 6, dtype=torch.float32)
-    return dict(cos=angle.cos(), sin=angle.sin(), cells=cells, split=False)
+    rows, columns = shape.frames * shape.grid[0], shape.grid[1]
+    angle = draw(rows + columns, shape.heads, shape.width // 2, dtype=torch.float32)
+    return dict(cos=angle.cos(), sin=angle.sin(), columns=columns, split=False)
 
 
 def turn_kernel(**given: Any) -> tuple[Tensor, ...]:
@@ -155,9 +155,9 @@ def turn_twin(**given: Any) -> tuple[Tensor, ...]:
     return norm_turn_plain(**given, k_out=k, v_out=v), k, v
 
 
-def _places(*, q: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+def _places(*, q: Tensor, cos: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     """Where keys and values go, [B, T, H, K]."""
-    k, v = (q.new_empty(q.shape).unflatten(-1, (-1, REFINED.width)) for _ in range(2))
+    k, v = (q.new_empty(q.shape).unflatten(-1, (cos.shape[1], -1)) for _ in range(2))
     return k, v
 
 
