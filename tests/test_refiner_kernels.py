@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel, gelu_of
+from engine.values import tensors
 from kernels.norm_modulate import norm_modulate, norm_modulate_plain, norm_modulate_triton
 from kernels.norm_turn import norm_turn, norm_turn_plain, norm_turn_triton
 from kernels.turn_into import turn_into_plain, turn_into_triton
@@ -167,8 +168,7 @@ def test_the_refiner_computes_the_same(
         out = {}
         for i, part in enumerate(latents[:, :, 1:].split(3, dim=2)):
             out[f"block {i}"], state = refiner.step(state, part)
-        for i, kv in enumerate(state.history):
-            out |= {f"keys {i}": kv.k, f"values {i}": kv.v}
+        out |= {f"history {i}": x for i, x in enumerate(tensors(state.history))}
         return out
 
     monkeypatch.setattr("kernels.program.suits", lambda x: False)
