@@ -108,12 +108,14 @@ class Refiner:
         noise: of that shape; None: by seed and frame.  Returns refined latents in fp32 and the state after them.
         """
         self._check(state, latents)
-        past, told = self._past(state, latents.device), self._told(state, latents)
+        past = self._past(state, latents.device)
         if self.steady is not None and self.steady.fits(latents):
             entered = self.steady.enter(past, state.grid[0] * state.grid[1])
-            refined = self.steady(latents, self._noise(state, latents, noise), told, entered)
+            # Made while a GPU fills the rooms.
+            noise, told = self._noise(state, latents, noise), self._told(state, latents)
+            refined = self.steady(latents, noise, told, entered)
             return refined, self._after(state, refined, [self._newest(refined, r) for r in entered])
-        rooms = self._rooms(past, latents)
+        rooms, told = self._rooms(past, latents), self._told(state, latents)
         for _x, _clean, out in denoised(self.model, told, rooms, latents, self._noise(state, latents, noise)):
             refined = out
         return refined, self._committed(state, refined, told, rooms)

@@ -208,6 +208,13 @@ def test_a_card_that_is_partly_used_flies_without_capturing_blocks() -> None:
     assert setup.spared(other, 0) == other
 
 
+def test_what_is_free_decides_whether_blocks_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused by what it needs at least."""
+    monkeypatch.setattr(opening, "free_memory", lambda where: 50 * GB)
+    with pytest.raises(ValueError, match=r"needs 55\.6 GB .* 50\.0 GB are free"):
+        open_sana(Setup(random_weights=True, refiner="on", memory=80), device="cpu")
+
+
 def test_every_tier_holds_what_it_promises() -> None:
     """Constants against models counted on the meta device; every tier below the memory that it is named after."""
     world, vae = empty(lambda: WorldModel(Sizes().world)), empty(lambda: Vae(Sizes().vae))
