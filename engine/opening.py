@@ -31,7 +31,19 @@ from engine.refiner_model import RefinerModel
 from engine.release import empty
 from engine.sampling import Sampling
 from engine.sana import SanaEngine, sana_spec
-from engine.setup import BF16, FP8_CAPABILITY, GB, Precision, Setup, Sizes, Tier, fitted, needs, tier_for
+from engine.setup import (
+    BF16,
+    FP8_CAPABILITY,
+    GB,
+    Precision,
+    Setup,
+    Sizes,
+    Tier,
+    fitted,
+    needs,
+    spared,
+    tier_for,
+)
 from engine.state import StreamState
 from engine.vae import Vae
 from kernels.program import INSTALLED
@@ -101,6 +113,7 @@ def open_sana(setup: Setup, *, device: str = "auto", on_step: OnStep = lambda st
         refiner=p.refiner,
         text=p.text,
         decode_together=p.tier.decode_together,
+        steady=p.tier.refiner_steady,
         weights=weights_of("sana-wm", assets=Path(), setup=setup),
     )
 
@@ -135,6 +148,8 @@ def _placed(setup: Setup, device: str, on_step: OnStep) -> _Placed:
         second = replace(sizes.refiner, window=tier.refiner_window, hold=tier.refiner_hold)
         sizes = replace(sizes, refiner=second)
     require_formats(setup.formats, where)
+    if sizes.world == Sizes().world:
+        tier = spared(tier, free_memory(where), precision=setup.formats)
     require_memory(sizes, tier, where, refiner=refiner, precision=setup.formats)
     on_step("reading the prompt")
     folder = None if parts is None else parts.folder

@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.ltx2 import RefinerConfig
 from engine.refiner_model import RefinerModel
 from engine.refiner_passes import Told, denoised, remembered, tokens
-from engine.refiner_room import KV, Past, Room, Rooms, first_room
+from engine.refiner_room import KV, Past, Room, Rooms, first_room, newest
 from engine.refiner_rope import Turn, turns
 from engine.refiner_steady import SteadyBlock
 from engine.schedule import chunk_noise
@@ -31,11 +31,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefinerState:
-    """All that survives a block. An old one stays valid."""
+    """All that survives a block. An old one stays valid: what both remember they share."""
 
     prompt: Prompt
     sink: tuple[KV, ...]  # per layer, keys before rotation
-    history: tuple[KV, ...]  # per layer, keys after rotation; empty before the first block
+    history: tuple[
+        tuple[KV, ...], ...
+    ]  # per layer its blocks, keys after rotation; empty before the first one
     frame: int  # absolute index of the next latent frame
     held: int  # latent frames in the history
     grid: tuple[int, int]  # latent rows and columns
@@ -106,12 +108,14 @@ class Refiner:
         noise: of that shape; None: by seed and frame.  Returns refined latents in fp32 and the state after them.
         """
         self._check(state, latents)
-        past, told = self._past(state, latents.device), self._told(state, latents)
+        past = self._past(state, latents.device)
         if self.steady is not None and self.steady.fits(latents):
             entered = self.steady.enter(past, state.grid[0] * state.grid[1])
-            refined = self.steady(latents, self._noise(state, latents, noise), told, entered)
-            return refined, self._after(state, refined, [self._newest(state, refined, r) for r in entered])
-        rooms = self._rooms(past, latents)
+            # Made while a GPU fills the rooms.
+            noise, told = self._noise(state, latents, noise), self._told(state, latents)
+            refined = self.steady(latents, noise, told, entered)
+            return refined, self._after(state, refined, [self._newest(refined, r) for r in entered])
+        rooms, told = self._rooms(past, latents), self._told(state, latents)
         for _x, _clean, out in denoised(self.model, told, rooms, latents, self._noise(state, latents, noise)):
             refined = out
         return refined, self._committed(state, refined, told, rooms)
@@ -168,29 +172,30 @@ class Refiner:
             rooms.last(),
             refined,
             dtype=self.dtype,
-            keep=lambda room: kept.append(self._newest(state, refined, room)),
+            keep=lambda room: kept.append(self._newest(refined, room)),
         )
         return self._after(state, refined, kept)
 
-    def _newest(self, state: RefinerState, refined: Tensor, room: Room) -> KV:
-        """What is remembered of a layer: a copy, as a view would keep the others alive."""
-        count = self._held(state, refined) * state.grid[0] * state.grid[1]
-        last = room.all.part(room.all.tokens - count, count)
-        return KV(last.k.clone(), last.v.clone())
-
-    def _held(self, state: RefinerState, refined: Tensor) -> int:
-        return min(state.held + refined.shape[2], self.config.history)
+    def _newest(self, refined: Tensor, room: Room) -> KV:
+        """What is remembered of a layer's own tokens."""
+        frames, cells = refined.shape[2], refined.shape[3] * refined.shape[4]
+        count = min(frames, self.config.history) * cells
+        return room.own.part(frames * cells - count, count).copied()
 
     def _after(self, state: RefinerState, refined: Tensor, kept: list[KV]) -> RefinerState:
-        held = self._held(state, refined)
-        history = tuple(kept) if held else ()
-        return replace(state, history=history, frame=state.frame + refined.shape[2], held=held)
+        """With `kept` of every layer behind what is left of the history."""
+        frames, limit = refined.shape[2], self.config.history
+        older = min(state.held, max(limit - frames, 0))
+        held, cells = older + min(frames, limit), state.grid[0] * state.grid[1]
+        layers = zip(state.history or ((),) * len(kept), kept, strict=True)
+        history = tuple((*newest(blocks, older * cells), kv) for blocks, kv in layers) if held else ()
+        return replace(state, history=history, frame=state.frame + frames, held=held)
 
     def _past(self, state: RefinerState, device: torch.device) -> list[Past]:
         """What a block sees before itself, layer by layer."""
         sink = self.config.sink
         where = self._turns(state.frame - state.held - sink, sink, state.grid, device)
-        history, split = state.history or (None,) * len(state.sink), self.config.rope == "split"
+        history, split = state.history or ((),) * len(state.sink), self.config.rope == "split"
         return [
             Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
         ]

@@ -85,6 +85,7 @@ class Attention(nn.Module):
             k_weight=self.norm_k.weight,
             cos=at.cos,
             sin=at.sin,
+            columns=at.columns,
             split=self.split,
             eps=EPS,
             k_out=room.own.k,

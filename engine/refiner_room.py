@@ -29,6 +29,10 @@ class KV:
         """Views of `count` tokens."""
         return KV(self.k[:, first : first + count], self.v[:, first : first + count])
 
+    def copied(self) -> KV:
+        """In memory of its own: a view keeps all that it is part of."""
+        return KV(self.k.clone(), self.v.clone())
+
     def fill(self, first: int, other: KV) -> None:
         """Overwrite tokens from `first` on."""
         there = self.part(first, other.tokens)
@@ -51,12 +55,12 @@ class Past:
 
     sink: KV
     at: Turn  # where the sink is to stand
-    history: KV | None
+    history: tuple[KV, ...]
     split: bool  # how it turns
 
     @property
     def tokens(self) -> int:
-        return self.sink.tokens + (0 if self.history is None else self.history.tokens)
+        return self.sink.tokens + sum(block.tokens for block in self.history)
 
     def room(self, own: int, *, size: int = 0, memory: KV | None = None) -> Room:
         """Joined, with place for a block of `own` tokens.
@@ -72,13 +76,27 @@ class Past:
             self.sink.v,
             cos=self.at.cos,
             sin=self.at.sin,
+            columns=self.at.columns,
             split=self.split,
             k_out=first.k,
             v_out=first.v,
         )
-        if self.history is not None:
-            room.all.fill(self.sink.tokens, self.history)
+        filled = self.sink.tokens
+        for block in self.history:
+            room.all.fill(filled, block)
+            filled += block.tokens
         return room
+
+
+def newest(blocks: Sequence[KV], count: int) -> tuple[KV, ...]:
+    """The last `count` tokens of blocks one after the other; that which is cut is copied."""
+    kept: list[KV] = []
+    for block in reversed(blocks):
+        n = min(count, block.tokens)
+        if n:
+            kept.insert(0, block if n == block.tokens else block.part(block.tokens - n, n).copied())
+        count -= n
+    return tuple(kept)
 
 
 def empty_memory(like: Tensor, count: int) -> KV:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.ltx2 import RefinerConfig
@@ -17,10 +18,14 @@ from engine.ltx2 import RefinerConfig
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """cos and sin per token, head and pair of channels: [T, H, K/2]. Fp32, or fp64 for a model in fp64."""
+    """cos and sin of every row of every frame, then of the columns of all, [F·h + w, H, K/2], in fp32.
+
+    A token adds up those of its row and its column: a pair of channels that turns by one of them has zeros in the other.
+    """
 
     cos: Tensor
     sin: Tensor
+    columns: int
 
 
 def turns(
@@ -35,15 +40,26 @@ def turns(
         _span(torch.arange(n, device=device, dtype=precise), s)
         for n, s in zip(grid, config.stride[1:], strict=True)
     )
-    place = torch.stack(torch.meshgrid(*(span.mean(-1) for span in (t, y, x)), indexing="ij"), dim=-1)
-    extent = torch.stack([t.new_full((), e) for e in config.extent]).to(rounded)  # no copy, no waiting
-    fraction = place.flatten(0, 2).to(rounded) / extent
     power = torch.linspace(0.0, 1.0, config.dim // 6, device=device, dtype=precise)
     speed = (config.theta**power * torch.pi / 2).to(torch.float32).to(rounded)
-    angle = ((fraction * 2 - 1)[:, None] * speed[:, None]).flatten(1)  # [T, 3·(dim // 6)], axes innermost
-    still = angle.new_zeros(angle.shape[0], config.dim // 2 - angle.shape[1])
-    angle = torch.cat((still, angle), dim=1).unflatten(1, (config.heads, -1))
-    return Turn(angle.cos().float(), angle.sin().float())
+    angles = []
+    for span, extent in zip((t, y, x), config.extent, strict=True):
+        fraction = span.mean(-1).to(rounded) / t.new_full((), extent).to(rounded)  # no copy, no waiting
+        angles.append((fraction * 2 - 1)[:, None] * speed)
+    cos = _table(*(a.cos().float() for a in angles), config=config, still=1.0)
+    sin = _table(*(a.sin().float() for a in angles), config=config, still=0.0)
+    return Turn(cos, sin, columns=grid[1])
+
+
+def _table(t: Tensor, y: Tensor, x: Tensor, *, config: RefinerConfig, still: float) -> Tensor:
+    """Of frames, rows and columns by speed [n, D // 6]: axes innermost. still: of the pairs left over, which come first."""
+    where = (len(t), *y.shape)
+    rows = torch.stack((t[:, None].expand(where), y.expand(where), y.new_zeros(where)), dim=-1).flatten(2)
+    none = torch.zeros_like(x)
+    columns = torch.stack((none, none, x), dim=-1).flatten(1)
+    left = (config.dim // 2 - columns.shape[1], 0)
+    both = torch.cat((F.pad(rows.flatten(0, 1), left, value=still), F.pad(columns, left)))
+    return both.unflatten(1, (config.heads, -1))
 
 
 def _span(index: Tensor, stride: int) -> Tensor:

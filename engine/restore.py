@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from engine.snapshot import PLAIN, ROOT, Arrays, rebuild
 from engine.state import BlockState, Keys, StreamState
 from engine.window import visible_chunks
 
+IN_ONE_PIECE = re.compile(rf"^({re.escape(ROOT)}\.refiner\.history\.\d+)\.([kv])$")
+
 
 def restore(
     arrays: Arrays, record: Mapping[str, Any], *, like: StreamState, config: ModelConfig, device: Any
@@ -22,10 +25,26 @@ def restore(
 
     Raises ValueError.
     """
-    state = rebuild(StreamState, arrays, record, device=device)
+    state = rebuild(StreamState, *_in_blocks(arrays, record), device=device)
     _require_form(ROOT, state, like)
     _require_sense(state, config)
     return state
+
+
+def _in_blocks(arrays: Arrays, record: Mapping[str, Any]) -> tuple[Arrays, Mapping[str, Any]]:
+    """What the refiner remembers of a layer by blocks: files of versions before that have it in one piece, a long block."""
+
+    bits, orders = record.get("bfloat16"), record.get("orders")
+    named = dict(record)
+    if isinstance(bits, list):
+        named["bfloat16"] = [_in_block(name) for name in bits]
+    if isinstance(orders, dict):
+        named["orders"] = {_in_block(name): order for name, order in orders.items()}
+    return {_in_block(name): a for name, a in arrays.items()}, named
+
+
+def _in_block(name: Any) -> Any:
+    return IN_ONE_PIECE.sub(r"\1.0.\2", name) if isinstance(name, str) else name
 
 
 def _require_form(name: str, value: Any, like: Any) -> None:
@@ -34,6 +53,8 @@ def _require_form(name: str, value: Any, like: Any) -> None:
         if not value and name in (f"{ROOT}.blocks", f"{ROOT}.refiner.history"):
             return  # nothing was generated yet, or refined; `_require_sense` says whether that can be
         if not all(isinstance(item, PLAIN) for item in (*value, *like)):
+            if _is_layer(name):
+                like = like[-1:] * len(value)  # `_require_history` counts what is in the blocks
             if len(value) != len(like):
                 raise ValueError(f"{name} of the saved state has {len(value)} parts, this world {len(like)}")
             for i, (v, w) in enumerate(zip(value, like, strict=True)):
@@ -69,6 +90,11 @@ def _require_tensor(name: str, t: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name} of the saved state is not finite")
 
 
+def _is_layer(name: str) -> bool:
+    """Whether these are the blocks that the refiner remembers in a layer."""
+    return name.rpartition(".")[0] == f"{ROOT}.refiner.history"
+
+
 def _growing(name: str) -> int | None:
     """The axis along which a window grows until it is full."""
     if name.startswith(f"{ROOT}.refiner.history."):
@@ -102,8 +128,10 @@ def _require_window(i: int, block: BlockState, keys: Keys, tokens: int, config: 
 
 
 def _require_history(refiner: RefinerState, tokens: int, frame: int, grid: tuple[int, ...]) -> None:
-    lengths = {x.shape[1] for kv in refiner.history for x in (kv.k, kv.v)} or {0}
-    if lengths != {tokens * refiner.held} or refiner.frame != frame or refiner.grid != grid:
+    layers = [[(kv.k.shape[1], kv.v.shape[1]) for kv in blocks] for blocks in refiner.history]
+    sound = all(k == v > 0 for blocks in layers for k, v in blocks)
+    held = {sum(k for k, _ in blocks) for blocks in layers} or {0}
+    if not sound or held != {tokens * refiner.held} or refiner.frame != frame or refiner.grid != grid:
         raise ValueError(
             f"the refiner of the saved state holds {refiner.held} frames before frame {refiner.frame}: "
             f"that is no window before frame {frame}"

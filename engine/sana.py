@@ -59,11 +59,13 @@ class SanaEngine:
         refiner: RefinerModel | None = None,
         refining: bool = True,
         decode_together: int = 3,
+        steady: bool = True,
         weights: str = "",
     ) -> None:
         """text: of flights that bring none.  refining: whether flights start with the second stage on.
 
-        decode_together: latent frames decoded at once.  weights: a hash of the files of the models.
+        decode_together: latent frames decoded at once.  steady: whether there is memory to capture the refiner's blocks.
+        weights: a hash of the files of the models.
         """
         if not (model.config.causal and vae.config.decoder_causal):
             raise ValueError(
@@ -76,7 +78,8 @@ class SanaEngine:
         self.device = vae.latents_mean.device
         self.refiner = None
         if refiner is not None:
-            self.refiner = Refiner(refiner, fast=self.device.type == "cuda" and refiner.config.hold)
+            fast = self.device.type == "cuda" and refiner.config.hold and steady
+            self.refiner = Refiner(refiner, fast=fast)
         self.text, self.refining = text.to(self.device), refining
         _, y, x = vae.config.stride
         self.grid = (spec.height // y, spec.width // x)

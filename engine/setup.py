@@ -69,6 +69,7 @@ class Tier:
     encoder_stays: bool  # the encoder of the autoencoder is needed once per flight
     decode_together: int  # latent frames decoded at once; fewer need less memory
     refiner_hold: bool = False  # `RefinerConfig.hold`
+    refiner_steady: bool = False  # whether what it holds keeps its memory, so that blocks can be captured
 
     @property
     def refines_live(self) -> bool:
@@ -85,6 +86,7 @@ TIERS = (
         encoder_stays=True,
         decode_together=3,
         refiner_hold=True,
+        refiner_steady=True,
     ),
     Tier(
         gigabytes=48,
@@ -140,9 +142,9 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
     """What the full-size release takes in this tier, from its shapes.
 
     State: 0.44 GB of recurrent memories, 0.55 GB of keys, 0.6 GB of decoder tails. Refined frames are remembered as
-    keys and values of 48 layers of 4096 channels. Where passes hold the keys that they see, these have memory of their
-    own, and the captured passes a copy of the text and half a gigabyte. Work is the decoder's widest level while the
-    history before and after the chunk are both there.
+    keys and values of 48 layers of 4096 channels. Where blocks are captured, the keys that their passes hold have memory
+    of their own, and the passes a copy of the text and half a gigabyte. Work is the decoder's widest level while what the
+    chunk adds to the history is there beside what it will make forgotten, or the refiner with the keys that its passes hold.
     """
     frame = FRAME * 4096 * 2 * 2 * 48  # bytes of one latent frame in the refiner's memory
     weights = 2 * (WORLD + VAE_DECODER + (VAE_ENCODER if tier.encoder_stays else 0))
@@ -153,15 +155,25 @@ def needs(tier: Tier, *, refiner: bool, precision: Precision = BF16) -> Needs:
         weights += 2 * (REFINER - travelling)
         weights -= (2 - BYTES[precision.refiner]) * BLOCK_LINEARS * tier.refiner_blocks
         state += tier.refiner_window * frame + 0.81 * GB  # the text, too, is kept as keys and values
-        if tier.refiner_hold:
-            state += (tier.refiner_window + LTX2_REFINER.block) * frame + 1.31 * GB
-        work += (tier.refiner_window - LTX2_REFINER.sink) * frame
+        held = (tier.refiner_window + LTX2_REFINER.block) * frame if tier.refiner_hold else 0
+        history = tier.refiner_window - LTX2_REFINER.sink
+        work += min(history, LTX2_REFINER.block + history % LTX2_REFINER.block) * frame
+        if tier.refiner_steady:
+            state += held + 1.31 * GB
+        else:
+            work = max(work, held + 2.0 * GB)
     return Needs(weights=int(weights), state=int(state), work=int(work))
 
 
 def tier_for(memory: int) -> Tier | None:
     """The largest tier that a GPU of so many bytes carries; None below the smallest."""
     return next((tier for tier in TIERS if memory >= tier.gigabytes * GB), None)
+
+
+def spared(tier: Tier, free: int, *, precision: Precision = BF16) -> Tier:
+    """Without the memory of captured blocks where it is not free: the same pictures, and a block is 5 % slower."""
+    whole = needs(tier, refiner=tier.refiner, precision=precision).total <= free
+    return tier if whole else replace(tier, refiner_steady=False)
 
 
 def fitted(tier: Tier, precision: Precision) -> Tier:

@@ -25,6 +25,7 @@ from engine.setup import (
     models_folder,
     needs,
     parse_precision,
+    spared,
     tier_for,
 )
 from explorer.assets import assets_folder
@@ -139,7 +140,7 @@ def _sana(m: Machine, name: str) -> Verdict:
             world=name, runs=False, why=f"needs 16 GB of GPU memory, and {m.gpu} has {m.gpu_memory / GB:.0f}"
         )
     live = name == "sana-wm-streaming"
-    need = needs(tier, refiner=tier.refines_live)
+    need = needs(spared(tier, m.gpu_free), refiner=tier.refines_live)
     why = f"{explained(tier)}; {need.total / GB:.0f} GB of {m.gpu_memory / GB:.0f} are used"
     if need.total > m.gpu_free:
         why += f", but only {m.gpu_free / GB:.0f} GB are free now"

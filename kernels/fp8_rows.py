@@ -57,7 +57,8 @@ def _fill(x: Tensor, v: Tensor, s: Tensor) -> None:
     width = x.shape[1]
     block = power_of_two(width)
     warps = min(max(block // 1024, 1), 8)
-    compiled(*ROWS)[(x.shape[0],)](x.contiguous(), v, s, K=width, BLOCK=block, num_warps=warps)
+    kernel = compiled(*ROWS)
+    kernel[(x.shape[0],)](x.contiguous(), v, s, K=width, BLOCK=block, ROUND=not x.is_cuda, num_warps=warps)
 
 
 def fp8_rows_stacked(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -72,26 +73,31 @@ def fp8_rows_stacked(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return v, s
 
 
-def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr):
+def _rows(x, v, s, K: tl.constexpr, BLOCK: tl.constexpr, ROUND: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK)
     b = tl.load(x + row * K + k, mask=k < K, other=0.0).to(tl.float32)
-    b, scale = e4m3_row(b)
+    b, scale = e4m3_row(b, ROUND)
     tl.store(v + row * K + k, b.to(v.dtype.element_ty), mask=k < K)
     tl.store(s + row, scale)
 
 
-def e4m3_row(b):
-    """A row in fp32 as E4M3 holds it under its scale, in fp32, and the scale."""
+def e4m3_row(b, ROUND: tl.constexpr):
+    """A row in fp32 as numbers that a cast to E4M3 takes to the nearest, ties to even, and the row's scale.
+
+    ROUND: whether they are rounded here, for the interpreter, whose cast is wrong at carries. That of a GPU takes no
+    time, and keeps what is a bit beyond 448.
+    """
     bits = b.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # whole numbers order like the magnitudes, NaN above all
     amax = tl.max(bits, axis=0).to(tl.float32, bitcast=True)
     amax = tl.maximum(amax, 2.0**-100, propagate_nan=tl.PropagateNan.ALL)
     b = b * tl.div_rn(448.0, amax)
-    b = tl.clamp(b, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
-    # Rounded to even before the cast, which then has nothing to round: the interpreter's rounding is wrong at carries.
-    step = (b.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 0.125
-    shift = tl.maximum(step, 2.0**-9) * 12582912.0  # 1.5·2²³ steps: their last bit is one step
-    return (b + shift) - shift, tl.div_rn(amax, 448.0)
+    if ROUND:
+        b = tl.clamp(b, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+        step = (b.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 0.125
+        shift = tl.maximum(step, 2.0**-9) * 12582912.0  # 1.5·2²³ steps: their last bit is one step
+        b = (b + shift) - shift
+    return b, tl.div_rn(amax, 448.0)
 
 
 ROWS = _rows, e4m3_row

@@ -49,7 +49,8 @@ def norm_rows_triton(
     given, total, flags = summed(x, y, gate, scale, shift)
     v = x.new_empty(B, T, D, dtype=torch.float8_e4m3fn)
     s = x.new_empty(B, T, 1, dtype=torch.float32)
-    compiled(*NORM_ROWS)[(B * T,)](*given, total, v, s, T, eps, **flags, num_warps=WARPS)
+    kernel = compiled(*NORM_ROWS)
+    kernel[(B * T,)](*given, total, v, s, T, eps, **flags, ROUND=not x.is_cuda, num_warps=WARPS)
     return total, v, s
 
 
@@ -59,11 +60,12 @@ norm_rows = either(norm_rows_triton, norm_rows_plain)
 def _norm_rows(
     x, y, gate, scale, shift, total, v, s, T, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATE: tl.constexpr, MODULATE: tl.constexpr,
+    ROUND: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
     b_n = normed_row(x, y, gate, scale, shift, total, t, T, eps, D, BLOCK, ADD, GATE, MODULATE)
-    b_v, b_s = e4m3_row(b_n)
+    b_v, b_s = e4m3_row(b_n, ROUND)
     tl.store(v + t * D + d, b_v.to(v.dtype.element_ty), mask=d < D)
     tl.store(s + t, b_s)
 

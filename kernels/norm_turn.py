@@ -3,7 +3,8 @@
     q̂ = turn(q/√(mean q² + ε)·w)      the same of k      turn: pairs (a, b) → (a·cos - b·sin, b·cos + a·sin)
 
 A program takes one token through all of it: q, k and v are read once and written once, k and v straight into the
-memory that holds what came before them. Inside all is fp32. Twin and oracle: `norm_turn_plain`.
+memory that holds what came before them. Cosines and sines come of two small tables, which stay on the chip: those of
+every token would be a quarter of all that is moved. Inside all is fp32. Twin and oracle: `norm_turn_plain`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def norm_turn_plain(
     k_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
+    columns: int,
     split: bool,
     eps: float,
     k_out: Tensor,
@@ -39,25 +41,35 @@ def norm_turn_plain(
 ) -> Tensor:
     """Fills k_out and v_out, and raw, if it is there, with the normed keys before they turn. Returns queries [B, T, H, K].
 
-    q, k, v: [B, T, H·K].  q_weight, k_weight: [H·K].  cos, sin: [T, H, K/2].  k_out, v_out, raw: [B, T, H, K], of
-    any stride over B and T.  split: channels i and i + K/2 of a head are a pair, else adjacent ones.
+    q, k, v: [B, T, H·K], tokens frame by frame and row by row.  q_weight, k_weight: [H·K].  cos, sin, columns: as
+    `turned` takes them.  k_out, v_out, raw: [B, T, H, K], of any stride over B and T.
     """
     heads = k_out.shape[2:]
     q, k = (F.rms_norm(x, w.shape, w, eps).unflatten(-1, heads) for x, w in ((q, q_weight), (k, k_weight)))
-    k_out.copy_(turned(k, cos=cos, sin=sin, split=split))
+    k_out.copy_(turned(k, cos=cos, sin=sin, columns=columns, split=split))
     v_out.copy_(v.unflatten(-1, heads))
     if raw is not None:
         raw.copy_(k)
-    return turned(q, cos=cos, sin=sin, split=split)
+    return turned(q, cos=cos, sin=sin, columns=columns, split=split)
 
 
-def turned(x: Tensor, *, cos: Tensor, sin: Tensor, split: bool) -> Tensor:
-    """x: [B, T, H, K] as a rotary embedding turns it, computed in fp32 at least."""
+def turned(x: Tensor, *, cos: Tensor, sin: Tensor, columns: int, split: bool) -> Tensor:
+    """x: [B, T, H, K] as a rotary embedding turns it, computed in fp32 at least.
+
+    cos, sin: [rows + columns, H, K/2], of which those of a token are the sum of its row's and its column's: each pair of
+    channels has zeros in one of them. columns: so many tokens are a row.  split: channels i and i + K/2 of a head are a
+    pair, else adjacent ones.
+    """
     y = x.to(torch.promote_types(x.dtype, torch.float32))
-    cos, sin = cos.to(y.dtype), sin.to(y.dtype)
+    c, s = (of_tokens(table.to(y.dtype), columns) for table in (cos, sin))
     a, b = y.chunk(2, dim=-1) if split else y.unflatten(-1, (-1, 2)).unbind(-1)
-    parts = (a * cos - b * sin, b * cos + a * sin)
+    parts = (a * c - b * s, b * c + a * s)
     return (torch.cat(parts, -1) if split else torch.stack(parts, -1).flatten(-2)).to(x.dtype)
+
+
+def of_tokens(table: Tensor, columns: int) -> Tensor:
+    """Rows and columns added up for every token: [T, H, K/2]."""
+    return (table[:-columns, None] + table[-columns:]).flatten(0, 1)
 
 
 def norm_turn_triton(
@@ -69,6 +81,7 @@ def norm_turn_triton(
     k_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
+    columns: int,
     split: bool,
     eps: float,
     k_out: Tensor,
@@ -83,9 +96,9 @@ def norm_turn_triton(
         if x.stride()[2:] != (K, 1):
             raise ValueError(f"strides {x.stride()} of a place for keys and values: heads must be adjacent")
     q_out = q.new_empty(B, T, H, K)
-    kernel = compiled(_norm_turn)
+    kernel = compiled(*NORM_TURN)
     kernel[(B * T,)](
-        *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps,
+        *given, q_weight, k_weight, cos.contiguous(), sin.contiguous(), q_out, *filled, T, eps, columns,
         *(s for x in (*given, q_out, *filled) for s in x.stride()[:2]),
         D=D, K=K, PAIRS=power_of_two(D // 2), SPLIT=split, RAW=raw is not None, num_warps=WARPS,
     )  # fmt: skip
@@ -96,7 +109,7 @@ norm_turn = either(norm_turn_triton, norm_turn_plain)
 
 
 def _norm_turn(
-    q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out, raw, T, eps,
+    q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out, raw, T, eps, columns,
     q_b, q_t, k_b, k_t, v_b, v_t, q_out_b, q_out_t, k_out_b, k_out_t, v_out_b, v_out_t, raw_b, raw_t,
     D: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, SPLIT: tl.constexpr, RAW: tl.constexpr,
 ):  # fmt: skip
@@ -108,24 +121,23 @@ def _norm_turn(
     first = p // (K // 2) * K + p % (K // 2)  # channel of the first of a pair, where they are split
     b_v = tl.load(v + b * v_b + t * v_t + d, mask=live, other=0.0)
     tl.store(v_out + b * v_out_b + t * v_out_t + d, b_v, mask=live)
-    b_cos = tl.load(cos + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
-    b_sin = tl.load(sin + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
+    b_cos, b_sin = turn_of(cos, sin, t, T, columns, D, PAIRS)
     for which in tl.static_range(2):
         if which == 0:
-            x, w, out = q + b * q_b + t * q_t, q_weight, q_out + b * q_out_b + t * q_out_t
+            x, weight, out = q + b * q_b + t * q_t, q_weight, q_out + b * q_out_b + t * q_out_t
         else:
-            x, w, out = k + b * k_b + t * k_t, k_weight, k_out + b * k_out_b + t * k_out_t
+            x, weight, out = k + b * k_b + t * k_t, k_weight, k_out + b * k_out_b + t * k_out_t
         kept = raw + b * raw_b + t * raw_t
         if SPLIT:
             one = tl.load(x + first, mask=known, other=0.0).to(tl.float32)
             two = tl.load(x + first + K // 2, mask=known, other=0.0).to(tl.float32)
             mean = tl.sum(one * one + two * two, axis=0) / D
-            one *= tl.load(w + first, mask=known, other=0.0).to(tl.float32)
-            two *= tl.load(w + first + K // 2, mask=known, other=0.0).to(tl.float32)
+            one *= tl.load(weight + first, mask=known, other=0.0).to(tl.float32)
+            two *= tl.load(weight + first + K // 2, mask=known, other=0.0).to(tl.float32)
         else:
             row = tl.load(x + d, mask=live, other=0.0).to(tl.float32)
             mean = tl.sum(row * row, axis=0) / D
-            row *= tl.load(w + d, mask=live, other=0.0).to(tl.float32)
+            row *= tl.load(weight + d, mask=live, other=0.0).to(tl.float32)
             one, two = tl.split(tl.reshape(row, [PAIRS, 2]))
         size = 1.0 / tl.sqrt(mean + eps)
         one *= size
@@ -143,3 +155,18 @@ def _norm_turn(
                 tl.store(kept + first + K // 2, two.to(raw.dtype.element_ty), mask=known)
             else:
                 tl.store(kept + d, tl.interleave(one, two).to(raw.dtype.element_ty), mask=live)
+
+
+def turn_of(cos, sin, t, T, columns, D: tl.constexpr, PAIRS: tl.constexpr):
+    """Cosines and sines of token t."""
+    p = tl.arange(0, PAIRS)
+    known = p < D // 2
+    row, column = t // columns * (D // 2) + p, (T // columns + t % columns) * (D // 2) + p
+    b_cos = tl.load(cos + row, mask=known, other=0.0).to(tl.float32)
+    b_cos += tl.load(cos + column, mask=known, other=0.0).to(tl.float32)
+    b_sin = tl.load(sin + row, mask=known, other=0.0).to(tl.float32)
+    b_sin += tl.load(sin + column, mask=known, other=0.0).to(tl.float32)
+    return b_cos, b_sin
+
+
+NORM_TURN = _norm_turn, turn_of

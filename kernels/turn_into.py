@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kernels.norm_turn import turned
+from kernels.norm_turn import turn_of, turned
 from kernels.program import compiled, either, power_of_two
 
 if TYPE_CHECKING:
@@ -21,28 +21,27 @@ WARPS = 4
 
 
 def turn_into_plain(
-    k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, split: bool, k_out: Tensor, v_out: Tensor
+    k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, columns: int, split: bool, k_out: Tensor, v_out: Tensor
 ) -> None:
     """Fills k_out and v_out.
 
-    k, v, k_out, v_out: [B, T, H, K], of any stride over B and T.  cos, sin: [T, H, K/2].  split: channels i and
-    i + K/2 of a head are a pair, else adjacent ones.
+    k, v, k_out, v_out: [B, T, H, K], of any stride over B and T.  cos, sin, columns, split: as `turned` takes them.
     """
-    k_out.copy_(turned(k, cos=cos, sin=sin, split=split))
+    k_out.copy_(turned(k, cos=cos, sin=sin, columns=columns, split=split))
     v_out.copy_(v)
 
 
 def turn_into_triton(
-    k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, split: bool, k_out: Tensor, v_out: Tensor
+    k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, columns: int, split: bool, k_out: Tensor, v_out: Tensor
 ) -> None:
     B, T, H, K = k.shape
     placed = (k, v, k_out, v_out)
     for x in placed:
         if x.stride()[2:] != (K, 1):
             raise ValueError(f"strides {x.stride()} of keys or values: heads must be adjacent")
-    kernel = compiled(_turn_into)
+    kernel = compiled(*TURN_INTO)
     kernel[(B * T,)](
-        *placed, cos.contiguous(), sin.contiguous(), T, *(s for x in placed for s in x.stride()[:2]),
+        *placed, cos.contiguous(), sin.contiguous(), T, columns, *(s for x in placed for s in x.stride()[:2]),
         D=H * K, K=K, PAIRS=power_of_two(H * K // 2), SPLIT=split, num_warps=WARPS,
     )  # fmt: skip
 
@@ -51,7 +50,7 @@ turn_into = either(turn_into_triton, turn_into_plain)
 
 
 def _turn_into(
-    k, v, k_out, v_out, cos, sin, T,
+    k, v, k_out, v_out, cos, sin, T, columns,
     k_b, k_t, v_b, v_t, k_out_b, k_out_t, v_out_b, v_out_t,
     D: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
@@ -64,8 +63,7 @@ def _turn_into(
     k_out += b * k_out_b + t * k_out_t
     b_v = tl.load(v + b * v_b + t * v_t + d, mask=live, other=0.0)
     tl.store(v_out + b * v_out_b + t * v_out_t + d, b_v, mask=live)
-    b_cos = tl.load(cos + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
-    b_sin = tl.load(sin + t * (D // 2) + p, mask=known, other=0.0).to(tl.float32)
+    b_cos, b_sin = turn_of(cos, sin, t, T, columns, D, PAIRS)
     if SPLIT:
         first = p // (K // 2) * K + p % (K // 2)  # channel of the first of a pair
         one = tl.load(k + first, mask=known, other=0.0).to(tl.float32)
@@ -77,3 +75,6 @@ def _turn_into(
         one, two = tl.split(tl.reshape(row, [PAIRS, 2]))
         both = tl.interleave(one * b_cos - two * b_sin, two * b_cos + one * b_sin)
         tl.store(k_out + d, both.to(k_out.dtype.element_ty), mask=live)
+
+
+TURN_INTO = _turn_into, turn_of

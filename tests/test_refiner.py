@@ -50,11 +50,24 @@ def test_history_grows_to_the_window_and_cuts_inside_a_block() -> None:
     for _ in range(6):
         held.append(state.held)
         _, state = run(r, state, 1)
-        for kv in state.history:
-            assert kv.k.shape[1] == kv.v.shape[1] == 6 * state.held
-            assert kv.k.untyped_storage().nbytes() == kv.k.nbytes  # what was forgotten is freed
+        for blocks in state.history:
+            lengths = [[x.shape[1] for x in (kv.k, kv.v)] for kv in blocks]
+            assert [sum(n) for n in zip(*lengths, strict=True)] == [6 * state.held] * 2
+            for x in tensors(blocks):
+                assert x.untyped_storage().nbytes() == x.nbytes  # what was forgotten is freed
     assert held == [0, 3, 6, 9, 10, 10]
     assert state.frame == 19
+
+
+def test_states_share_the_blocks_that_both_remember() -> None:
+    """Only the newest is new, and the rest of one that the window cuts."""
+    r = refiner(window=11)
+    _, before = run(r, begun(r), 4)
+    _, after = run(r, before, 1)
+    for old, new in zip(before.history, after.history, strict=True):
+        assert [kv.tokens // 6 for kv in old] == [kv.tokens // 6 for kv in new] == [1, 3, 3, 3]
+        assert all(a is b for a, b in zip(old[2:], new[1:3], strict=True))
+        assert torch.equal(new[0].k, old[1].k[:, -6:])
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
@@ -62,7 +75,7 @@ def test_small_windows(window: int) -> None:
     r = refiner(window=window)
     _, state = run(r, begun(r), 3)
     assert state.held == window - 1
-    assert all(kv.k.shape[1] == 6 * (window - 1) for kv in state.history)
+    assert all(sum(kv.tokens for kv in blocks) == 6 * (window - 1) for blocks in state.history)
 
 
 def test_what_lies_before_the_window_is_forgotten() -> None:
@@ -77,11 +90,11 @@ def test_what_lies_before_the_window_is_forgotten() -> None:
 def test_an_old_state_stays_valid_and_seeds_repeat() -> None:
     r = refiner()
     _, state = run(r, begun(r), 2)
-    kept = [kv.k.clone() for kv in state.history]
+    kept = [x.clone() for x in tensors(state.history)]
     a, _ = run(r, state, 2)
     b, _ = run(r, state, 2)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert all(torch.equal(x, kv.k) for x, kv in zip(kept, state.history, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(kept, tensors(state.history), strict=True))
     c, _ = run(r, replace(state, seed=7), 1)
     assert not torch.equal(a[0], c[0])
 
@@ -117,7 +130,7 @@ def test_keys_joined_once_or_in_every_pass_are_the_same() -> None:
     for hold in (False, True):
         r = refiner(hold=hold)
         out, state = run(r, begun(r), 3)
-        runs.append([*out, *(t for kv in state.history for t in (kv.k, kv.v))])
+        runs.append([*out, *tensors(state.history)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -216,7 +229,7 @@ def test_only_relative_time_counts(layout: str) -> None:
     q, k = normal(5, 1, 6, 2, 20).double(), normal(6, 1, 6, 2, 20).double()
 
     def by(x: Tensor, at: Turn) -> Tensor:
-        return turned(x, cos=at.cos, sin=at.sin, split=layout == "split")
+        return turned(x, cos=at.cos, sin=at.sin, columns=at.columns, split=layout == "split")
 
     def score(frame: int) -> Tensor:
         a, b = (turns(config, frame=f, frames=1, grid=GRID, device=CPU) for f in (frame, frame + 3))

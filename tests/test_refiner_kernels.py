@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel, gelu_of
+from engine.values import tensors
 from kernels.norm_modulate import norm_modulate, norm_modulate_plain, norm_modulate_triton
 from kernels.norm_turn import norm_turn, norm_turn_plain, norm_turn_triton
 from kernels.turn_into import turn_into_plain, turn_into_triton
@@ -22,6 +23,8 @@ pytest.importorskip("triton", reason="needs Triton (its interpreter where no GPU
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-6
 Results = dict[str, Tensor]
+Size = tuple[int, tuple[int, int], int, int]  # clips, rows and columns, heads and their width
+SIZES: tuple[Size, ...] = ((1, (1, 1), 1, 2), (2, (1, 3), 2, 20), (2, (5, 3), 3, 14), (1, (7, 1), 3, 6))
 
 
 def agree(ours: Results, twin: Results, exact: Results) -> None:
@@ -60,14 +63,15 @@ def test_norm_modulate_reads_rows_of_any_stride() -> None:
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("size", [(1, 1, 1, 2), (2, 3, 2, 20), (1, 7, 3, 6)], ids=str)
-def test_norm_turn_equals_its_twin(size: tuple[int, int, int, int], split: bool, raw: bool) -> None:
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_norm_turn_equals_its_twin(size: Size, split: bool, raw: bool) -> None:
     """Into the end of a longer memory, whose beginning stays as it was."""
-    B, T, H, K = size
+    B, (rows, columns), H, K = size
+    T = rows * columns
     g = torch.Generator().manual_seed(T)
     x = {n: torch.randn(B, T, H * K, generator=g, dtype=torch.float64) for n in ("q", "k", "v")}
     w = {n: torch.randn(H * K, generator=g, dtype=torch.float64) for n in ("q_weight", "k_weight")}
-    angle = torch.randn(T, H, K // 2, generator=g, dtype=torch.float64)
+    angle = torch.randn(rows + columns, H, K // 2, generator=g, dtype=torch.float64)
 
     def results(form: Callable[..., Tensor], dtype: torch.dtype) -> Results:
         places = {n: torch.zeros(B, T + 2, H, K, device=DEVICE, dtype=dtype) for n in ("k", "v", "raw")}
@@ -77,6 +81,7 @@ def test_norm_turn_equals_its_twin(size: tuple[int, int, int, int], split: bool,
             **{n: t.to(DEVICE, dtype) for n, t in w.items()},
             cos=angle.cos().to(DEVICE, dtype),
             sin=angle.sin().to(DEVICE, dtype),
+            columns=columns,
             split=split,
             eps=EPS,
             k_out=own["k"],
@@ -91,20 +96,28 @@ def test_norm_turn_equals_its_twin(size: tuple[int, int, int, int], split: bool,
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("size", [(1, 1, 1, 2), (2, 3, 2, 20), (1, 7, 3, 6)], ids=str)
-def test_turn_into_equals_its_twin(size: tuple[int, int, int, int], split: bool) -> None:
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_turn_into_equals_its_twin(size: Size, split: bool) -> None:
     """Into the beginning of a longer memory, whose end stays as it was; values to the bit."""
-    B, T, H, K = size
+    B, (rows, columns), H, K = size
+    T = rows * columns
     g = torch.Generator().manual_seed(T)
-    k, v = (torch.randn(size, generator=g, dtype=torch.float64).transpose(0, 1) for _ in range(2))
+    k, v = (torch.randn(B, T, H, K, generator=g, dtype=torch.float64).transpose(0, 1) for _ in range(2))
     k, v = (x.contiguous().transpose(0, 1) for x in (k, v))  # clips within tokens
-    angle = torch.randn(T, H, K // 2, generator=g, dtype=torch.float64)
+    angle = torch.randn(rows + columns, H, K // 2, generator=g, dtype=torch.float64)
 
     def results(form: Callable[..., None], dtype: torch.dtype) -> Results:
         places = [torch.zeros(B, T + 2, H, K, device=DEVICE, dtype=dtype) for _ in range(2)]
         turns = {n: t.to(DEVICE, dtype) for n, t in (("cos", angle.cos()), ("sin", angle.sin()))}
         own = [p[:, :T] for p in places]
-        form(*(x.to(DEVICE, dtype) for x in (k, v)), **turns, split=split, k_out=own[0], v_out=own[1])
+        form(
+            *(x.to(DEVICE, dtype) for x in (k, v)),
+            **turns,
+            columns=columns,
+            split=split,
+            k_out=own[0],
+            v_out=own[1],
+        )
         assert not any(p[:, T:].any() for p in places)
         assert torch.equal(own[1], v.to(DEVICE, dtype))
         return dict(k=own[0])
@@ -116,25 +129,25 @@ def test_turn_into_equals_its_twin(size: tuple[int, int, int, int], split: bool)
 def test_parts_of_one_product_are_read_as_they_lie() -> None:
     """Queries, keys and values side by side, as one linear map would make them."""
     q, k, v = normal(1, 2, 5, 3 * 12).to(DEVICE).chunk(3, dim=-1)
-    w, angle = normal(2, 2, 12).to(DEVICE), normal(3, 5, 2, 3).to(DEVICE)
+    w, columns, angle = normal(2, 2, 12).to(DEVICE), 1, normal(3, 6, 2, 3).to(DEVICE)
     found = []
     for form in (norm_turn_plain, norm_turn_triton):
         places = [torch.zeros(2, 5, 2, 6, device=DEVICE) for _ in range(2)]
         out = form(
-            q, k, v, q_weight=w[0], k_weight=w[1], cos=angle.cos(), sin=angle.sin(), split=False, eps=EPS,
-            k_out=places[0], v_out=places[1],
+            q, k, v, q_weight=w[0], k_weight=w[1], cos=angle.cos(), sin=angle.sin(), columns=columns,
+            split=False, eps=EPS, k_out=places[0], v_out=places[1],
         )  # fmt: skip
         found.append([out, *places])
     torch.testing.assert_close(*found)
 
 
 def test_a_place_with_gaps_between_heads_is_refused() -> None:
-    x, angle = torch.zeros(1, 1, 4, device=DEVICE), torch.zeros(1, 2, 1, device=DEVICE)
+    x, angle = torch.zeros(1, 1, 4, device=DEVICE), torch.zeros(2, 2, 1, device=DEVICE)
     gaps = torch.zeros(1, 1, 2, 4, device=DEVICE)[..., :2]
     with pytest.raises(ValueError, match="heads must be adjacent"):
         norm_turn_triton(
-            x, x, x, q_weight=x[0, 0], k_weight=x[0, 0], cos=angle, sin=angle, split=True, eps=EPS,
-            k_out=gaps, v_out=gaps,
+            x, x, x, q_weight=x[0, 0], k_weight=x[0, 0], cos=angle, sin=angle, columns=1, split=True,
+            eps=EPS, k_out=gaps, v_out=gaps,
         )  # fmt: skip
 
 
@@ -155,8 +168,7 @@ def test_the_refiner_computes_the_same(
         out = {}
         for i, part in enumerate(latents[:, :, 1:].split(3, dim=2)):
             out[f"block {i}"], state = refiner.step(state, part)
-        for i, kv in enumerate(state.history):
-            out |= {f"keys {i}": kv.k, f"values {i}": kv.v}
+        out |= {f"history {i}": x for i, x in enumerate(tensors(state.history))}
         return out
 
     monkeypatch.setattr("kernels.program.suits", lambda x: False)
@@ -190,9 +202,9 @@ def test_gradients_keep_to_the_plain_form() -> None:
     norm_modulate(x, eps=EPS)[1].sum().backward()
     assert x.grad is not None
     places = [torch.zeros(1, 3, 2, 4, device=DEVICE) for _ in range(2)]
-    w, angle = normal(2, 2, 8).to(DEVICE), normal(3, 3, 2, 2).to(DEVICE)
+    w, angle = normal(2, 2, 8).to(DEVICE), normal(3, 4, 2, 2).to(DEVICE)
     q = norm_turn(
-        x, x, x, q_weight=w[0], k_weight=w[1], cos=angle.cos(), sin=angle.sin(), split=True, eps=EPS,
-        k_out=places[0], v_out=places[1],
+        x, x, x, q_weight=w[0], k_weight=w[1], cos=angle.cos(), sin=angle.sin(), columns=3,
+        split=True, eps=EPS, k_out=places[0], v_out=places[1],
     )  # fmt: skip
     assert q.requires_grad

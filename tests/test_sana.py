@@ -189,10 +189,30 @@ def test_the_release_is_refused_where_it_does_not_fit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(opening, "free_memory", lambda where: 20 * GB)
     tier = next(t for t in TIERS if t.gigabytes == 80)
     with pytest.raises(
-        ValueError, match=r"with its refiner needs 68\.3 GB .* 20\.0 GB are free.*--refiner off"
+        ValueError, match=r"with its refiner needs 64\.1 GB .* 20\.0 GB are free.*--refiner off"
     ):
         opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=True)
     opening.require_memory(Sizes(), tier, torch.device("cpu"), refiner=False)
+
+
+def test_a_card_that_is_partly_used_flies_without_capturing_blocks() -> None:
+    """Refused only where the refiner does not fit at all."""
+    tier = next(t for t in TIERS if t.gigabytes == 80)
+    assert tier.refiner_steady
+    assert setup.spared(tier, 70 * GB) == tier
+    for free in (63 * GB, 20 * GB):
+        less = setup.spared(tier, free)
+        assert less == replace(tier, refiner_steady=False)
+        assert needs(less, refiner=True).total < 56 * GB < needs(tier, refiner=True).total
+    other = next(t for t in TIERS if t.gigabytes == 48)
+    assert setup.spared(other, 0) == other
+
+
+def test_what_is_free_decides_whether_blocks_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused by what it needs at least."""
+    monkeypatch.setattr(opening, "free_memory", lambda where: 50 * GB)
+    with pytest.raises(ValueError, match=r"needs 55\.6 GB .* 50\.0 GB are free"):
+        open_sana(Setup(random_weights=True, refiner="on", memory=80), device="cpu")
 
 
 def test_every_tier_holds_what_it_promises() -> None:

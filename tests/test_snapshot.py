@@ -119,6 +119,11 @@ def test_a_sana_state_that_does_not_hold_together_is_refused(sana: SanaEngine) -
     for name in [n for n in arrays if "refiner.history" in n or "decoder" in n or n.endswith(".S")]:
         with pytest.raises(ValueError, match="of the saved state"):
             restore({**arrays, name: arrays[name][:, :-1]}, record, **form(sana))
+    for name in [n for n in arrays if "refiner.history" in n]:
+        more = {**arrays, name.replace("history.0.0", "history.0.1"): arrays[name]}
+        if len(more) > len(arrays):
+            with pytest.raises(ValueError, match=r"of the saved state|has no"):
+                restore(more, record, **form(sana))
     for name, value in (("held", 2), ("frame", 1), ("grid", [1, 2])):
         numbers = {**record["numbers"], f"state.refiner.{name}": value}
         with pytest.raises(ValueError, match=r"is no window|of the saved state"):
@@ -133,6 +138,25 @@ def test_a_sana_state_that_does_not_hold_together_is_refused(sana: SanaEngine) -
     here["like"] = replace(here["like"], refiner=replace(here["like"].refiner, history=()))
     with pytest.raises(ValueError, match=r"refiner\.history of the saved state has 2 parts, this world 0"):
         restore(arrays, record, **here)
+
+
+def test_a_history_in_one_piece_is_read_as_a_long_block(sana: SanaEngine) -> None:
+    """As files had it before states shared their blocks; what follows is the same."""
+    state = walk(sana, 4).state
+    arrays, record = flatten(state)
+    assert state.refiner is not None
+    parts = {n for n in arrays if n.startswith("state.refiner.history.")}
+    old = {n: a for n, a in arrays.items() if n not in parts}
+    for i, blocks in enumerate(state.refiner.history):
+        assert len(blocks) > 1
+        for side in "kv":
+            pieces = [arrays[f"state.refiner.history.{i}.{b}.{side}"] for b in range(len(blocks))]
+            old[f"state.refiner.history.{i}.{side}"] = np.concatenate(pieces, axis=1)
+    bits = [n for n in record["bfloat16"] if n not in parts] + [n for n in old if n not in arrays]
+    back = restore(old, {**record, "bfloat16": bits}, **form(sana))
+    one, two = stride(sana, state, 4), stride(sana, back, 4)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(one.frames, two.frames, strict=True))
+    assert torch.equal(one.state.latent, two.state.latent)
 
 
 def test_axes_keep_their_order_in_memory() -> None:

@@ -135,14 +135,13 @@ def refiner(sizes: Sizes, device: torch.device, say: Say) -> Made:
         for part in parts[:-1]:
             _, state = second.step(state, part)
     noise = normal(*parts[-1].shape, device=device, seed=7)
-    own = config.block * sizes.grid[0] * sizes.grid[1]
     for form in ORDER:
         say(f"refiner: {named(form)}")
         with form.paths():
             if form is not FAST:
                 form.model(model, device)
             refined, after = second.step(form.value(state), parts[-1], noise=noise)
-            keys = [x[:, -own:].clone() for x in tensors(after.history)]
+            keys = [x for blocks in after.history for x in tensors(blocks[-1])]  # of the last block
             made[form] = {"latents": Part([refined]), "keys": Part(keys)}
     return made
 

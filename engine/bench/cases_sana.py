@@ -129,16 +129,19 @@ def modulate_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> d
 
 def turn_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     draw, T = Random(device, dtype), shape.frames * shape.tokens
-    angle = draw(T, shape.heads, shape.width // 2, dtype=torch.float32)
     return dict(
         {name: draw(shape.clips, T, shape.dim) for name in "qkv"},
         q_weight=draw(shape.dim),
         k_weight=draw(shape.dim),
-        cos=angle.cos(),
-        sin=angle.sin(),
-        split=False,
+        **_turns(shape, draw),
         eps=1e-6,
     )
+
+
+def _turns(shape: Shape, draw: Random) -> dict[str, Any]:
+    rows, columns = shape.frames * shape.grid[0], shape.grid[1]
+    angle = draw(rows + columns, shape.heads, shape.width // 2, dtype=torch.float32)
+    return dict(cos=angle.cos(), sin=angle.sin(), columns=columns, split=False)
 
 
 def turn_kernel(**given: Any) -> tuple[Tensor, ...]:
@@ -154,17 +157,15 @@ def turn_twin(**given: Any) -> tuple[Tensor, ...]:
 
 def _places(*, q: Tensor, cos: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     """Where keys and values go, [B, T, H, K]."""
-    heads = cos.shape[1]
-    k, v = (q.new_empty(q.shape).unflatten(-1, (heads, -1)) for _ in range(2))
+    k, v = (q.new_empty(q.shape).unflatten(-1, (cos.shape[1], -1)) for _ in range(2))
     return k, v
 
 
 def sink_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Keys and values of the first frame."""
     draw, T = Random(device, dtype), shape.frames * shape.tokens
-    angle = draw(T, shape.heads, shape.width // 2, dtype=torch.float32)
     kv = {name: draw(shape.clips, T, shape.heads, shape.width) for name in "kv"}
-    return dict(kv, cos=angle.cos(), sin=angle.sin(), split=False)
+    return dict(kv, **_turns(shape, draw))
 
 
 def sink_kernel(**given: Any) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,10 @@ def codec(setup: Setup, *, device: str, chunks: int, tick: Tick) -> Report:
 
 
 def refiner(setup: Setup, *, device: str, chunks: int, tick: Tick) -> Report:
-    """The second stage: denoising passes and the one that commits, over its whole window."""
+    """The second stage: denoising passes and the one that commits, over its whole window.
+
+    Block after block, where a flight gives the GPU lighter work between two: it may be at a lower clock here.
+    """
     engine = _opened(replace(setup, refiner="on"), device, tick)
     second, text = engine.refiner, engine.text
     assert second is not None
