@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
-from engine.composite import composite
+from engine.composite import composite_bytes, to_bytes
 from engine.conditioning import Conditioning
 from engine.generator import Generator
 from engine.graphed import Graphed
@@ -149,9 +149,10 @@ def shown(codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | N
     """
     dtype = codec.mean.dtype
     rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
-    if recalled is not None:
-        rgb, depth = composite(rgb, depth, recalled.warped)
-    return ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8), depth
+    if recalled is None:
+        return to_bytes(rgb[0]), depth
+    colors, depth = composite_bytes(rgb, depth, recalled.warped)
+    return colors[0], depth
 
 
 def remembered(
