@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.compiler import Form, as_it_is
 from engine.config import MEMORY, CodecConfig, MemoryConfig, memory_channels
 from engine.memory import SpatialMemory, choose
 from engine.warp import Sources, Warped, warp
@@ -21,13 +23,13 @@ AGE_SCALE = 0.25  # per doubling of the generation
 Draw = Callable[..., Warped]
 
 
-def draw_on(device: torch.device) -> Draw:
-    """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch."""
+def draw_on(device: torch.device, form: Form = as_it_is) -> Draw:
+    """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch. form: of the rest."""
     if not builds(device):
         return warp
     from engine.warp_gpu import warp as kernels
 
-    return kernels
+    return partial(kernels, form=form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +50,23 @@ def recall(
     draw: Draw = warp,
     keep: Tensor | None = None,
     half: bool = False,
+    form: Form = as_it_is,
     config: MemoryConfig = MEMORY,
 ) -> Recalled:
     """What the memory shows of the 8 coming frames, poses [B, 8, 4, 4] and intrinsics [B, 8, 4].
 
     draw: one of the implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
     half: encode in bfloat16. Call this outside of autocast, which does not take the float64 of poses.
+    form: of what is around warp and codec.
     """
-    sources = choose(memory, poses, intrinsics, config=config)
+    sources = form(choose)(memory, poses, intrinsics, config=config)
     if keep is not None:
         sources = sources.only(keep)
     warped = draw(sources, poses, intrinsics, config=config)
     frames = warped.rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1
     with torch.autocast(frames.device.type, torch.bfloat16, enabled=half):
         latent = codec.encode(frames)
-    return Recalled(channels=describe(latent, warped, stride=codec.config.stride), warped=warped)
+    return Recalled(channels=form(describe)(latent, warped, stride=codec.config.stride), warped=warped)
 
 
 def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:
