@@ -57,16 +57,20 @@ def recall(
 
     draw: one of the implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
     half: encode in bfloat16. Call this outside of autocast, which does not take the float64 of poses.
-    form: of what is around warp and codec.
+    form: of all but the warp's kernels.
     """
     sources = form(choose)(memory, poses, intrinsics, config=config)
     if keep is not None:
         sources = sources.only(keep)
     warped = draw(sources, poses, intrinsics, config=config)
-    frames = warped.rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1
-    with torch.autocast(frames.device.type, torch.bfloat16, enabled=half):
-        latent = codec.encode(frames)
+    with torch.autocast(warped.rgb.device.type, torch.bfloat16, enabled=half):
+        latent = form(encoded)(codec, warped.rgb)
     return Recalled(channels=form(describe)(latent, warped, stride=codec.config.stride), warped=warped)
+
+
+def encoded(codec: Codec, rgb: Tensor) -> Tensor:
+    """Frames of bytes [B, V, Y, X, 3] as their latent."""
+    return codec.encode(rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1)
 
 
 def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:

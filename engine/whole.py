@@ -124,7 +124,7 @@ class WholeChunk:
         )
         memory = None if recalled is None else recalled.channels
         latents, finite, mixers, tails = self._passes.passes(asked.noise, given, form(plain), memory)
-        colors, depth = shown(self.codec, past.latent, latents[:, :, -1], recalled)
+        colors, depth = shown(self.codec, past.latent, latents[:, :, -1], recalled, form=form)
         spatial = past.spatial
         if recalled is not None and spatial is not None:
             spatial = remembered(spatial, colors, depth, recalled, asked, form=form)
@@ -147,17 +147,24 @@ def at_no_time(cond: Conditioning) -> Conditioning:
     return replace(cond, frame=0, reanchor=G)
 
 
-def shown(codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None) -> tuple[Tensor, Tensor]:
+def shown(
+    codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None, *, form: Form = as_it_is
+) -> tuple[Tensor, Tensor]:
     """Two neighbouring latents [1, C, h, w] as the frames of the second, with what was recalled of them.
 
-    Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].
+    form: of the decoder. Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].
     """
-    dtype = codec.mean.dtype
-    rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
+    rgb, depth = form(decoded)(codec, previous, latent)
     if recalled is None:
         return to_bytes(rgb[0]), depth
     colors, depth = composite_bytes(rgb, depth, recalled.warped)
     return colors[0], depth
+
+
+def decoded(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Two neighbouring latents of any type as the frames of the second, and inverse depth."""
+    dtype = codec.mean.dtype
+    return codec.decode(previous.to(dtype), latent.to(dtype))
 
 
 def remembered(
