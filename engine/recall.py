@@ -77,16 +77,23 @@ def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:
     """Channels: the latent of the warped frames, the known share of each cell by frame, log2 of the mean magnification
     and of the mean generation of what is known (0 where nothing is)."""
     known = warped.mask.float()
-    share = F.avg_pool2d(known, stride)  # [B, V, h, w]
+    share = _pooled(known, stride)  # [B, V, h, w]
     total = share.mean(dim=1, keepdim=True)
 
     def mean_log(x: Tensor) -> Tensor:
-        mean = F.avg_pool2d(x.float(), stride).mean(dim=1, keepdim=True) / total.clamp_min(1e-6)
+        mean = _pooled(x.float(), stride).mean(dim=1, keepdim=True) / total.clamp_min(1e-6)
         return torch.where(total > 0, mean.clamp_min(2**-LOG_RANGE).log2(), 0.0)
 
     size = mean_log(warped.magnification).clamp(max=LOG_RANGE)
     age = mean_log(warped.generation) * AGE_SCALE
     return torch.cat([latent.float(), share, size, age], dim=1)[:, :, None]
+
+
+def _pooled(x: Tensor, side: int) -> Tensor:
+    """Means of square cells, those of large ones from those of small ones: for these a GPU has enough threads."""
+    while side % 4 == 0:
+        x, side = F.avg_pool2d(x, 4), side // 4
+    return F.avg_pool2d(x, side)
 
 
 def known_share(channels: Tensor, codec: CodecConfig) -> Tensor:
