@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.warp import Warped
+from kernels.composite_frames import composite_frames
+from kernels.program import suits
 
 BROAD, NARROW = 32, 4  # pixels: cells whose mean the model decides, and cells in which both must agree
 DOUBT = 0.2  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
@@ -27,19 +29,47 @@ WORN = (2.0, 7.0)  # the same of generations
 def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:
     """Frames [B, V, 3, Y, X] in [-1, 1] and their inverse depth [B, V, Y, X], both decoded, with what was seen of them.
 
-    Returns the same, colours as fp32.
+    Returns the same, colours as fp32, or fp64 if given so.
     """
-    views = rgb.shape[:2]
-    known = seen.mask.flatten(0, 1)[:, None].float()  # [B·V, 1, Y, X]
-    decoded = rgb.flatten(0, 1).float()
-    e = (seen.rgb.flatten(0, 1).movedim(-1, 1).float() / 127.5 - 1 - decoded) * known
-    size, age = (x.flatten(0, 1)[:, None].float() for x in (seen.magnification, seen.generation))
-    off = _mean(e, known, NARROW).abs().mean(dim=1, keepdim=True)
+    views, dtype = rgb.shape[:2], torch.promote_types(rgb.dtype, torch.float32)
+    known = seen.mask.flatten(0, 1)[:, None].to(dtype)  # [B·V, 1, Y, X]
+    decoded = rgb.flatten(0, 1).to(dtype)
+    e = (seen.rgb.flatten(0, 1).movedim(-1, 1).to(dtype) / 127.5 - 1 - decoded) * known
+    size, age = (x.flatten(0, 1)[:, None].to(dtype) for x in (seen.magnification, seen.generation))
+    cells = _sums(e, NARROW), _sums(known, NARROW)
+    broad = [_sums(x, BROAD // NARROW) for x in cells]
+    off = _mean(*cells).abs().mean(dim=1, keepdim=True)
     w = known * _falling(size, LARGE) * _falling(age, WORN) * _between((-((off / DOUBT) ** 2)).exp(), e)
     w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
-    out = (decoded + w * (e - _between(_mean(e, known, BROAD), e))).clamp(-1, 1)
+    out = (decoded + w * (e - _between(_mean(*broad), e))).clamp(-1, 1)
     depth = torch.where(seen.mask > 0, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
     return out.unflatten(0, views), depth
+
+
+def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:
+    """The same with colours as they are shown, uint8 [B, V, Y, X, 3]; by kernels where they can be built."""
+    if not suits(rgb):
+        out, depth = composite(rgb, inverse_depth, seen)
+        return to_bytes(out), depth
+    return composite_frames(
+        rgb,
+        inverse_depth,
+        seen=seen.rgb,
+        mask=seen.mask,
+        magnification=seen.magnification,
+        generation=seen.generation,
+        seen_depth=seen.inverse_depth,
+        cells=(BROAD, NARROW),
+        doubt=DOUBT,
+        large=LARGE,
+        worn=WORN,
+    )
+
+
+def to_bytes(rgb: Tensor) -> Tensor:
+    """[..., 3, Y, X] in [-1, 1] → uint8 [..., Y, X, 3]."""
+    x = rgb.to(torch.promote_types(rgb.dtype, torch.float32))
+    return ((x + 1) * 127.5).round().movedim(-3, -1).to(torch.uint8)
 
 
 def _falling(x: Tensor, ends: tuple[float, float]) -> Tensor:
@@ -47,10 +77,14 @@ def _falling(x: Tensor, ends: tuple[float, float]) -> Tensor:
     return ((ends[1] - x) / (ends[1] - ends[0])).clamp(0, 1)
 
 
-def _mean(e: Tensor, known: Tensor, cell: int) -> Tensor:
-    """Means over what is known of square cells, 0 where nothing is. e: [N, C, Y, X], 0 where not known [N, 1, Y, X]."""
-    share = F.avg_pool2d(known, cell, ceil_mode=True)
-    return F.avg_pool2d(e, cell, ceil_mode=True) / share.clamp_min(1 / (2 * cell * cell))
+def _sums(x: Tensor, cell: int) -> Tensor:
+    """Of square cells, those at the border cut. x: [N, C, Y, X]. Sums of sums are what a GPU has enough threads for."""
+    return F.avg_pool2d(x, cell, ceil_mode=True, divisor_override=1)
+
+
+def _mean(e: Tensor, known: Tensor) -> Tensor:
+    """Means over what is known of cells of which these are the sums, 0 where nothing is."""
+    return e / known.clamp_min(1)
 
 
 def _between(cells: Tensor, like: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from engine.camera import Intrinsics, Pose
 from engine.checkpoint import build_stored, load_module
 from engine.codec import Codec, load_codec
+from engine.compiler import release_compiler
 from engine.conditioning import Anchor, condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.container import weights_hash
@@ -34,7 +35,6 @@ from engine.memory import begin
 from engine.model import WorldModel
 from engine.recall import Draw, checked, draw_on, first_source, recall
 from engine.state import StreamState
-from engine.steady import release_compiler
 from engine.whole import Asked, WholeChunk, remembered, shown
 
 UNTIL_CAPTURED = 2  # chunks of a full window: one that is captured, one that shows it

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.attention import CrossAttention, Softmax
+from engine.compiler import Form, as_it_is
 from engine.conditioning import Conditioning
 from engine.config import ModelConfig
 from engine.embed import CellEmbed, FinalLayer, LevelEmbed, TextEmbed, modulate
@@ -142,15 +143,17 @@ class WorldModel(nn.Module):
         dtype: torch.dtype,
         at: Tensor | None = None,
         words: Words | None = None,
+        form: Form = as_it_is,
     ) -> Given:
         """Work out what does not depend on the noise level. Arguments as in `forward`; dtype: of the latents.
 
         words: of the text, where they are known.
         at: the index of the first latent frame as a tensor [], where a graph must not be of one; None: `cond` says it.
+        form: of what moves the past to another anchor.
         """
         chunks = self._checked_chunks(cond.P.shape[1], chunks)
         if past is not None and cond.reanchor is not None:
-            past = reanchor(past, whole_move(cond.reanchor))
+            past = form(reanchor)(past, whole_move(cond.reanchor))
         index, cached = (0, ()) if past is None else _bookkeeping(past)
         visible = None
         if self.config.softmax_blocks:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.codec import Codec
+from engine.compiler import Form, as_it_is
 from engine.config import MEMORY, CodecConfig, MemoryConfig, memory_channels
 from engine.memory import SpatialMemory, choose
 from engine.warp import Sources, Warped, warp
@@ -21,13 +23,13 @@ AGE_SCALE = 0.25  # per doubling of the generation
 Draw = Callable[..., Warped]
 
 
-def draw_on(device: torch.device) -> Draw:
-    """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch."""
+def draw_on(device: torch.device, form: Form = as_it_is) -> Draw:
+    """The warp for `device`: by kernels on a GPU where they can be built, else the one in torch. form: of the rest."""
     if not builds(device):
         return warp
     from engine.warp_gpu import warp as kernels
 
-    return kernels
+    return partial(kernels, form=form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,37 +50,50 @@ def recall(
     draw: Draw = warp,
     keep: Tensor | None = None,
     half: bool = False,
+    form: Form = as_it_is,
     config: MemoryConfig = MEMORY,
 ) -> Recalled:
     """What the memory shows of the 8 coming frames, poses [B, 8, 4, 4] and intrinsics [B, 8, 4].
 
     draw: one of the implementations of `engine.warp.warp`.  keep: [B, 1 + chosen] bool, sources to use.
     half: encode in bfloat16. Call this outside of autocast, which does not take the float64 of poses.
+    form: of all but the warp's kernels.
     """
-    sources = choose(memory, poses, intrinsics, config=config)
+    sources = form(choose)(memory, poses, intrinsics, config=config)
     if keep is not None:
         sources = sources.only(keep)
     warped = draw(sources, poses, intrinsics, config=config)
-    frames = warped.rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1
-    with torch.autocast(frames.device.type, torch.bfloat16, enabled=half):
-        latent = codec.encode(frames)
-    return Recalled(channels=describe(latent, warped, stride=codec.config.stride), warped=warped)
+    with torch.autocast(warped.rgb.device.type, torch.bfloat16, enabled=half):
+        latent = form(encoded)(codec, warped.rgb)
+    return Recalled(channels=form(describe)(latent, warped, stride=codec.config.stride), warped=warped)
+
+
+def encoded(codec: Codec, rgb: Tensor) -> Tensor:
+    """Frames of bytes [B, V, Y, X, 3] as their latent."""
+    return codec.encode(rgb.movedim(-1, 2).to(codec.mean.dtype) / 127.5 - 1)
 
 
 def describe(latent: Tensor, warped: Warped, *, stride: int) -> Tensor:
     """Channels: the latent of the warped frames, the known share of each cell by frame, log2 of the mean magnification
     and of the mean generation of what is known (0 where nothing is)."""
     known = warped.mask.float()
-    share = F.avg_pool2d(known, stride)  # [B, V, h, w]
+    share = _pooled(known, stride)  # [B, V, h, w]
     total = share.mean(dim=1, keepdim=True)
 
     def mean_log(x: Tensor) -> Tensor:
-        mean = F.avg_pool2d(x.float(), stride).mean(dim=1, keepdim=True) / total.clamp_min(1e-6)
+        mean = _pooled(x.float(), stride).mean(dim=1, keepdim=True) / total.clamp_min(1e-6)
         return torch.where(total > 0, mean.clamp_min(2**-LOG_RANGE).log2(), 0.0)
 
     size = mean_log(warped.magnification).clamp(max=LOG_RANGE)
     age = mean_log(warped.generation) * AGE_SCALE
     return torch.cat([latent.float(), share, size, age], dim=1)[:, :, None]
+
+
+def _pooled(x: Tensor, side: int) -> Tensor:
+    """Means of square cells, those of large ones from those of small ones: for these a GPU has enough threads."""
+    while side % 4 == 0:
+        x, side = F.avg_pool2d(x, 4), side // 4
+    return F.avg_pool2d(x, side)
 
 
 def known_share(channels: Tensor, codec: CodecConfig) -> Tensor:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.camera import Intrinsics, Pose
+from engine.compiler import release_compiler
 from engine.conditioning import (
     Anchor,
     Conditioning,
@@ -37,7 +38,6 @@ from engine.prompt import Text
 from engine.refiner import Prompt, Refiner
 from engine.refiner_model import RefinerModel
 from engine.state import StreamState
-from engine.steady import release_compiler
 from engine.vae import Vae
 from engine.values import form
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import math
 import weakref
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.compiler import compiled
 from engine.conditioning import Conditioning
 from engine.graphed import Graphed
 from engine.model import BlockForm, Given, Words, WorldModel, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory, timeless, with_room
-from kernels.program import INSTALLED
 
 Mixers = tuple[Memory | Keys, ...]
 Passes = tuple[Tensor, Tensor, Mixers, tuple[Tensor, ...]]  # latents, whether all is finite, mixers, tails
@@ -70,7 +67,7 @@ class SteadyChunk:
         told = Told(
             text=text,
             text_mask=text_mask,
-            words=self._known(text),
+            words=self.known(text),
             cond=replace(cond, frame=0),
             past=timeless(past),
             at=torch.full((), cond.frame, device=noise.device),
@@ -78,7 +75,7 @@ class SteadyChunk:
         x, finite, mixers, tails = self._graphed(noise, told)
         return x, bool(finite), self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
 
-    def _known(self, text: Tensor) -> Words:
+    def known(self, text: Tensor) -> Words:
         """Keys and values of the words, worked out where the text is another than the last time."""
         if self._text is None or self._text() is not text:
             self._words, self._text = self.model.words(text), weakref.ref(text)
@@ -88,7 +85,7 @@ class SteadyChunk:
         return self.passes(x, self._given(told), plain)
 
     def _compiled(self, x: Tensor, told: Told) -> Passes:
-        return self.passes(x, self._given(told), compiled())
+        return self.passes(x, self._given(told), compiled(plain))
 
     def _given(self, told: Told) -> Given:
         return self.model.given(
@@ -133,30 +130,5 @@ def roomy(given: Given) -> Given:
 def all_finite(*values: Tensor | Memory | Keys) -> Tensor:
     """Whether all numbers are, as a bool scalar; of memories the recurrent parts, and no keys."""
     held = [(v.S, v.z, v.cam_S) if isinstance(v, Memory) else (v,) for v in values if not isinstance(v, Keys)]
-    return torch.stack([x.isfinite().all() for parts in held for x in parts]).all()
-
-
-@cache
-def compiled() -> BlockForm:
-    """`plain` by PyTorch's compiler, which is only loaded here. Compiled code stays for the next start.
-
-    Where what the compiler needs is not installed, `plain` itself: it is captured just so, with more and smaller kernels.
-    """
-    if not INSTALLED:
-        return plain
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
-    return torch.compile(plain, dynamic=False)
-
-
-def release_compiler() -> None:
-    """End the processes that PyTorch compiled with, if it did: idle they keep memory and can hold up the program's end."""
-    module = sys.modules.get("torch._inductor.async_compile")
-    if module is not None:
-        module.shutdown_compile_workers()
-
-
-def _cache() -> Path:
-    """Where compiled kernels stay from one start to the next."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("world-explorer", appauthor=False) / "kernels"
+    numbers = [x.to(torch.promote_types(x.dtype, torch.float32)) for parts in held for x in parts]
+    return torch.stack(torch._foreach_norm(numbers, math.inf)).isfinite().all()  # NaN if one of them is

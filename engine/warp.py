@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.conditioning import rigid_inverse
 from engine.config import MEMORY, MemoryConfig
 
 NEAR = 1e-4  # p₂ below which a point is not in front of the camera
@@ -75,21 +74,28 @@ class Warped:
         return Warped(**{f.name: getattr(self, f.name)[:, -1:] for f in fields(self)})
 
 
-def camera_matrix(intrinsics: Tensor) -> Tensor:
-    """fx, fy, cx, cy [..., 4] → [..., 3, 3]."""
-    fx, fy, cx, cy = intrinsics.unbind(-1)
-    o, i = torch.zeros_like(fx), torch.ones_like(fx)
-    return torch.stack([fx, o, cx, o, fy, cy, o, o, i], dim=-1).unflatten(-1, (3, 3))
-
-
 def between(poses: Tensor, intrinsics: Tensor, other_poses: Tensor, other_intrinsics: Tensor) -> Tensor:
     """M of the module's first lines, from cameras [..., 4, 4] to other cameras, broadcasting: fp32 [..., 3, 4]."""
-    T = rigid_inverse(other_poses.double()) @ poses.double()
-    K = camera_matrix(other_intrinsics.double())
-    fx, fy, cx, cy = intrinsics.double().unbind(-1)
-    rays = camera_matrix(torch.stack([1 / fx, 1 / fy, -cx / fx, -cy / fy], dim=-1))  # the inverse
-    turn = K @ T[..., :3, :3] @ rays
-    return torch.cat([turn, K @ T[..., :3, 3:]], dim=-1).float()
+    rays = _from_pixels(poses.double(), intrinsics.double())
+    pixels = _to_pixels(other_poses.double(), other_intrinsics.double())
+    return (pixels[..., None] * rays[..., None, :, :]).sum(-2).float()
+
+
+def _from_pixels(pose: Tensor, intrinsics: Tensor) -> Tensor:
+    """A pixel (x, y, 1, d) of a camera to its point of the world, times d: [..., 4, 4]."""
+    focal, centre = intrinsics[..., None, :2], intrinsics[..., None, 2:]
+    across = pose[..., :2] / focal
+    ahead = pose[..., 2:3] - (across * centre).sum(-1, keepdim=True)
+    return torch.cat([across, ahead, pose[..., 3:]], dim=-1)
+
+
+def _to_pixels(pose: Tensor, intrinsics: Tensor) -> Tensor:
+    """A point of the world to a camera's (p₀, p₁, p₂): [..., 3, 4]."""
+    focal, centre = intrinsics[..., :2, None], intrinsics[..., 2:, None]
+    R, t = pose[..., :3, :3], pose[..., :3, 3:]
+    seen = torch.cat([R.mT, -(R * t).sum(-2)[..., None]], dim=-1)
+    ahead = seen[..., 2:, :]
+    return torch.cat([seen[..., :2, :] * focal + ahead * centre, ahead], dim=-2)
 
 
 def project(M: Tensor, x: Tensor, y: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from engine.compiler import Form, as_it_is
 from engine.config import MEMORY, MemoryConfig
 from engine.warp import EDGE, KEEP, NEAR, SPREAD, STRICT, Sources, Warped, between, fill
 from kernels.warp_draw import warp_draw
 
 
-def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
-    """As `engine.warp.warp`, for tensors on a GPU. Waits for nothing, so that a CUDA graph can hold it."""
-    camera = (sources.poses[:, :, None], sources.intrinsics[:, :, None])
-    view = (poses[:, None], intrinsics[:, None])
-    lens = camera[1][..., 0] / view[1][..., 0].double()  # fx of source over view
+def warp(
+    sources: Sources,
+    poses: Tensor,
+    intrinsics: Tensor,
+    *,
+    config: MemoryConfig = MEMORY,
+    form: Form = as_it_is,
+) -> Warped:
+    """As `engine.warp.warp`, for tensors on a GPU. Waits for nothing, so that a CUDA graph can hold it.
+
+    form: of what is around the kernels.
+    """
+    there, back, lens = form(projections)(sources.poses, sources.intrinsics, poses, intrinsics)
     color, mask, magnification, generation, inverse_depth = warp_draw(
         sources.rgb,
         sources.inverse_depth,
         sources.generation,
         sources.index,
-        there=between(*camera, *view),
-        back=between(*view, *camera),
-        lens=1 / lens.float(),
+        there=there,
+        back=back,
+        lens=lens,
         tolerance=config.tolerance,
         sky=config.sky,
         near=NEAR,
@@ -30,7 +39,19 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
         strict=STRICT,
         keep=KEEP,
     )
-    rgb = fill(color.flatten(0, 1), mask.flatten(0, 1)).view_as(color)
+    rgb = form(fill)(color.flatten(0, 1), mask.flatten(0, 1)).view_as(color)
     return Warped(
         rgb=rgb, mask=mask, magnification=magnification, generation=generation, inverse_depth=inverse_depth
     )
+
+
+def projections(
+    poses: Tensor, intrinsics: Tensor, view_poses: Tensor, view_intrinsics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From sources [B, S, 4, 4] to views [B, V, 4, 4] and back, fp32 [B, S, V, 3, 4], and focal lengths of view over source."""
+    camera, view = (
+        (poses[:, :, None], intrinsics[:, :, None]),
+        (view_poses[:, None], view_intrinsics[:, None]),
+    )
+    lens = camera[1][..., 0] / view[1][..., 0].double()
+    return between(*camera, *view), between(*view, *camera), 1 / lens.float()

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from engine.codec import Codec
-from engine.composite import composite
+from engine.compiler import Form, as_it_is, compiled
+from engine.composite import composite_bytes, to_bytes
 from engine.conditioning import Conditioning
 from engine.generator import Generator
 from engine.graphed import Graphed
 from engine.memory import SpatialMemory, insert
-from engine.model import BlockForm, plain
+from engine.model import Words, plain
 from engine.recall import Recalled, draw_on, frame_source, recall
 from engine.state import BlockState, StreamState, timeless
-from engine.steady import Mixers, SteadyChunk, compiled
+from engine.steady import Mixers, SteadyChunk
 from engine.values import mapped
 
 
@@ -45,6 +46,7 @@ class Past:
     blocks: tuple[BlockState, ...]  # without their bookkeeping
     text: Tensor
     text_mask: Tensor | None
+    words: Words
     latent: Tensor
     spatial: SpatialMemory | None
 
@@ -89,6 +91,7 @@ class WholeChunk:
             blocks=timeless(state.blocks),
             text=state.text,
             text_mask=state.text_mask,
+            words=self._passes.known(state.text),
             latent=state.latent,
             spatial=state.spatial,
         )
@@ -99,30 +102,32 @@ class WholeChunk:
         return self.generator.model.committed(state.blocks, made.mixers, made.tails, chunks=(1,))
 
     def _plain(self, past: Past, asked: Asked) -> Made:
-        return self._chunk(past, asked, plain)
+        return self._chunk(past, asked, as_it_is)
 
     def _compiled(self, past: Past, asked: Asked) -> Made:
-        return self._chunk(past, asked, compiled())
+        return self._chunk(past, asked, compiled)
 
-    def _chunk(self, past: Past, asked: Asked, block: BlockForm) -> Made:
+    def _chunk(self, past: Past, asked: Asked, form: Form) -> Made:
         recalled = None
         if past.spatial is not None:
-            views, draw = (asked.poses, asked.intrinsics), draw_on(past.latent.device)
-            recalled = recall(past.spatial, *views, codec=self.codec, draw=draw)
+            views, draw = (asked.poses, asked.intrinsics), draw_on(past.latent.device, form)
+            recalled = recall(past.spatial, *views, codec=self.codec, draw=draw, form=form)
         given = self.generator.model.given(
             text=past.text,
             text_mask=past.text_mask,
+            words=past.words,
             cond=asked.cond,
             past=past.blocks,
             dtype=self.generator.dtype,
             at=asked.at,
+            form=form,
         )
         memory = None if recalled is None else recalled.channels
-        latents, finite, mixers, tails = self._passes.passes(asked.noise, given, block, memory)
-        colors, depth = shown(self.codec, past.latent, latents[:, :, -1], recalled)
+        latents, finite, mixers, tails = self._passes.passes(asked.noise, given, form(plain), memory)
+        colors, depth = shown(self.codec, past.latent, latents[:, :, -1], recalled, form=form)
         spatial = past.spatial
         if recalled is not None and spatial is not None:
-            spatial = remembered(spatial, colors, depth, recalled, asked)
+            spatial = remembered(spatial, colors, depth, recalled, asked, form=form)
         return Made(
             colors=colors,
             inverse_depth=depth[0].half(),
@@ -142,16 +147,24 @@ def at_no_time(cond: Conditioning) -> Conditioning:
     return replace(cond, frame=0, reanchor=G)
 
 
-def shown(codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None) -> tuple[Tensor, Tensor]:
+def shown(
+    codec: Codec, previous: Tensor, latent: Tensor, recalled: Recalled | None, *, form: Form = as_it_is
+) -> tuple[Tensor, Tensor]:
     """Two neighbouring latents [1, C, h, w] as the frames of the second, with what was recalled of them.
 
-    Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].
+    form: of the decoder. Returns uint8 [P, Y, X, 3] and inverse depth [1, P, Y, X].
     """
+    rgb, depth = form(decoded)(codec, previous, latent)
+    if recalled is None:
+        return to_bytes(rgb[0]), depth
+    colors, depth = composite_bytes(rgb, depth, recalled.warped)
+    return colors[0], depth
+
+
+def decoded(codec: Codec, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Two neighbouring latents of any type as the frames of the second, and inverse depth."""
     dtype = codec.mean.dtype
-    rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
-    if recalled is not None:
-        rgb, depth = composite(rgb, depth, recalled.warped)
-    return ((rgb[0].float() + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8), depth
+    return codec.decode(previous.to(dtype), latent.to(dtype))
 
 
 def remembered(
@@ -162,8 +175,9 @@ def remembered(
     asked: Asked,
     *,
     look: bool = False,
+    form: Form = as_it_is,
 ) -> SpatialMemory:
-    """The spatial memory after a chunk, of which it sees the last frame. look: as in `insert`."""
+    """The spatial memory after a chunk, of which it sees the last frame. look: as in `insert`, whose form is given."""
     newest = frame_source(
         colors[-1:],
         depth[:, -1],
@@ -172,4 +186,4 @@ def remembered(
         intrinsics=asked.intrinsics[:, -1],
         index=asked.last,
     )
-    return insert(spatial, newest, look=look)
+    return form(insert)(spatial, newest, look=look)

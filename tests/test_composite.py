@@ -9,10 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.composite import LARGE, WORN, composite
+from engine.composite import BROAD, DOUBT, LARGE, NARROW, WORN, composite, composite_bytes, to_bytes
 from engine.metrics import psnr, sharpness
 from engine.warp import Warped
+from kernels.composite_frames import composite_frames
+from kernels.program import INSTALLED, builds
+from tests.flights import distance
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 B, V, Y, X = 2, 3, 80, 112  # no multiples of `BROAD`
 
 
@@ -121,3 +125,124 @@ def test_flights_do_not_see_each_other() -> None:
     one = Warped(**{name: getattr(true, name)[1:] for name in Warped.__slots__})
     alone, _ = composite(soft[1:], DEPTH[1:], one)
     assert torch.allclose(together[1:], alone, atol=1e-6)
+
+
+# --- sums of sums, and the kernels ------------------------------------------------------------------------------------
+
+
+def some(size: tuple[int, int], device: str = "cpu") -> tuple[Tensor, Tensor, Warped]:
+    """Frames, depth and a memory with holes, of every magnification and generation, that agrees here and there."""
+    generator = torch.Generator().manual_seed(size[0])
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(B, V, *shape, generator=generator)
+
+    rgb = (random(3, *size) * 2.4 - 1.2).clamp(-1, 1)
+    other = torch.where(
+        random(1, 1, 1) < 0.7, rgb + 0.2 * random(3, 1, 1) + 0.1 * random(3, *size), random(3, *size)
+    )
+    memory = Warped(
+        rgb=to_bytes(other.clamp(-1, 1)),
+        mask=(random(*size) < 0.8).to(torch.uint8),
+        magnification=random(*size) * 3.5,
+        generation=(random(*size) * 8).to(torch.uint8),
+        inverse_depth=random(*size),
+    )
+    memory.mask[0, 0] = 0
+    moved = {name: getattr(memory, name).to(device) for name in Warped.__slots__}
+    return rgb.to(device), random(*size).to(device), Warped(**moved)
+
+
+def directly(rgb: Tensor, memory: Warped) -> Tensor:
+    """The first lines of the module in so many words, pixel by pixel."""
+    known = memory.mask.double()[:, :, None]
+    e = (memory.rgb.movedim(-1, 2).double() / 127.5 - 1 - rgb) * known
+
+    def means(cell: int) -> Tensor:
+        cells = []
+        for rows, counts in zip(e.split(cell, dim=-2), known.split(cell, dim=-2), strict=True):
+            parts = zip(rows.split(cell, dim=-1), counts.split(cell, dim=-1), strict=True)
+            cells.append(torch.stack([a.sum((-1, -2)) / k.sum((-1, -2)).clamp_min(1) for a, k in parts], -1))
+        return torch.stack(cells, dim=-2)
+
+    def everywhere(x: Tensor) -> Tensor:
+        flat = F.interpolate(x.flatten(0, 1), e.shape[-2:], mode="bilinear", align_corners=False)
+        return flat.unflatten(0, (B, V))
+
+    trust = [
+        ((end[1] - x.double()) / (end[1] - end[0])).clamp(0, 1)[:, :, None]
+        for x, end in ((memory.magnification, LARGE), (memory.generation, WORN))
+    ]
+    off = means(NARROW).abs().mean(2, keepdim=True)
+    w = known * trust[0] * trust[1] * everywhere((-((off / DOUBT) ** 2)).exp())
+    around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
+    return (rgb + torch.minimum(w, around) * (e - everywhere(means(BROAD)))).clamp(-1, 1)
+
+
+SIZES = [(160, 256), (80, 112), (33, 63), (7, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sums_of_sums_are_means_of_cells(size: tuple[int, int]) -> None:
+    rgb, depth, memory = some(size)
+    exact = directly(rgb.double(), memory)
+    assert distance(composite(rgb.double(), depth, memory)[0], exact) < 1e-14
+    assert distance(composite(rgb, depth, memory)[0], exact) < 1e-6
+
+
+def first_view(memory: Warped) -> Warped:
+    return Warped(**{name: getattr(memory, name)[:, :1] for name in Warped.__slots__})
+
+
+def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
+    """The kernels and their twin against fp64: as near, and hardly a byte apart."""
+    fine, where = composite(rgb.double(), depth, memory)
+    exact = ((fine + 1) * 127.5).movedim(2, -1)
+    twin = to_bytes(composite(rgb, depth, memory)[0])
+    given = dict(seen=memory.rgb, mask=memory.mask, seen_depth=memory.inverse_depth)
+    given |= dict(magnification=memory.magnification, generation=memory.generation)
+    numbers = dict(cells=(BROAD, NARROW), doubt=DOUBT, large=LARGE, worn=WORN)
+    colors, found = composite_frames(rgb, depth, **given, **numbers)  # type: ignore[arg-type]
+    assert (colors.shape, colors.dtype) == (twin.shape, twin.dtype)
+    assert torch.equal(found, where)
+    assert distance(colors, exact) <= 2 * distance(twin, exact)
+    apart = (colors.int() - twin.int()).abs()
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 1e-3
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs Triton (its interpreter where no GPU is)")
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16 if DEVICE == "cuda" else torch.float16], ids=str
+)
+@pytest.mark.parametrize("size", SIZES if DEVICE == "cuda" else SIZES[2:], ids=str)
+def test_the_kernels_equal_their_twin(size: tuple[int, int], dtype: torch.dtype) -> None:
+    rgb, depth, memory = some(size, DEVICE)
+    alike(rgb[:, :1].to(dtype), depth[:, :1], first_view(memory))
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs Triton (its interpreter where no GPU is)")
+def test_the_kernels_take_frames_as_a_decoder_leaves_them() -> None:
+    """A part of more channels, channels last; what agrees everywhere stays as it is."""
+    rgb, depth, memory = some((33, 35), DEVICE)
+    depth, memory = depth[:, :1], first_view(memory)
+    wide = torch.cat([rgb, rgb[:, :, :2]], dim=2)[:, 0].contiguous(memory_format=torch.channels_last)
+    rgb = wide[:, None, :3]
+    assert not rgb.is_contiguous()
+    alike(rgb, depth, memory)
+    alike(rgb, depth, replace(memory, rgb=to_bytes(rgb), mask=torch.ones_like(memory.mask)))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_kernels_make_what_is_shown() -> None:
+    if DEVICE == "cpu":
+        pytest.skip("no GPU")
+    rgb, depth, memory = some((160, 256), DEVICE)
+    assert builds(rgb.device)
+    for dtype in (torch.float32, torch.bfloat16):
+        alike(rgb.to(dtype), depth, memory)
+        with torch.no_grad():
+            colors, found = composite_bytes(rgb.to(dtype), depth, memory)
+        apart = (colors.int() - to_bytes(composite(rgb.to(dtype), depth, memory)[0]).int()).abs()
+        assert apart.max() <= 1
+        assert torch.equal(found, composite(rgb, depth, memory)[1])

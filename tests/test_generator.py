@@ -10,6 +10,8 @@ import torch
 
 from engine.generator import Generator, NotFinite
 from engine.schedule import add_noise, chunk_noise, clean_of, euler, flow_of, shifted, steps, timestep
+from engine.state import Keys, Memory
+from engine.steady import all_finite
 from tests.flights import CHUNKY, GRID, SMALL, distance, flight, random_model
 
 FIRST = torch.randn(2, 6, *GRID, generator=torch.Generator().manual_seed(7))
@@ -37,6 +39,23 @@ def test_the_first_frame_stays_in_a_longer_chunk_0() -> None:
     x, state = made.step(state, cond=cond.part(4, 7))
     assert x.shape == (2, 6, 3, *GRID)
     assert state.frame == 7
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_every_number_is_looked_at(bad: float) -> None:
+    """The last of many too, in any type; those of keys do not count."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = [torch.randn(n, 1, device=device) for n in (1, 70_000, 3)]
+    memory = Memory(S=parts[0], z=parts[1], cam_S=parts[2], conv=None, cam_conv=None)  # type: ignore[arg-type]
+    keys = Keys(**dict.fromkeys(("k", "v", "cam_k", "cam_v"), torch.full((1,), bad, device=device)))
+    x = torch.full((5,), 3e38, device=device), torch.zeros(7, device=device, dtype=torch.bfloat16)
+    assert bool(all_finite(*x, memory, keys))
+    for broken in (*x, *parts):
+        before = broken[-1].clone()
+        broken[-1] = bad
+        assert not bool(all_finite(*x, memory, keys))
+        broken[-1] = before
+    assert bool(all_finite(*x, memory, keys))
 
 
 def test_a_state_resumes_bit_for_bit_and_is_not_spent() -> None:

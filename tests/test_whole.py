@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from engine.camera import Intrinsics, Pose
 from engine.codec import Codec
+from engine.compiler import as_it_is
 from engine.config import WORLDS
 from engine.engine import Engine
 from engine.model import WorldModel
@@ -94,6 +96,25 @@ def test_a_window_that_fills_does_not_fit() -> None:
     assert [whole.fits(s) for s in flown(made, 4)] == [False, False, True, True, True]
 
 
+def test_what_a_gpu_compiles_is_traced_at_once_and_the_same() -> None:
+    made, compiled = engine(), set()
+    whole, state = WholeChunk(made.generator, made.codec), flown(made, 4)[-1]
+    asked, _ = made._asked(state, path(4), LENS, 0)
+
+    def form(function: Any) -> Any:
+        compiled.add(function.__name__)
+        return torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
+
+    results = []
+    for each in (as_it_is, form):
+        whole._graphed.eager = partial(whole._chunk, form=each)
+        results.append(whole(state, asked))
+    assert compiled == {"choose", "encoded", "describe", "reanchor", "plain", "decoded", "insert"}
+    assert torch.equal(results[0].colors, results[1].colors)
+    pairs = zip(*map(tensors, results), strict=True)
+    assert all(torch.equal(a, b) or distance(b, a) < 1e-6 for a, b in pairs)  # blocks round otherwise
+
+
 class NothingSent(TorchFunctionMode):
     """Raises where a tensor is made of numbers of the host, which a GPU would have to be sent."""
 
@@ -118,12 +139,20 @@ def test_nothing_in_a_whole_chunk_is_looked_at_or_sent() -> None:
     """What a capture allows, as far as it shows without a GPU."""
     real = engine()
     whole, state = WholeChunk(real.generator, real.codec), flown(real, 4)[-1]
+    words = real.generator.model.words(state.text)
     for module in (real.generator.model, real.codec):
         numbers = {k: FAKE.from_tensor(v) for k, v in module.state_dict().items()}
         module.load_state_dict(numbers, assign=True)
     asked, _ = real._asked(state, path(4), LENS, 0)
     blocks = timeless(state.blocks)
-    past = Past(blocks=blocks, text=state.text, text_mask=None, latent=state.latent, spatial=state.spatial)
+    past = Past(
+        blocks=blocks,
+        text=state.text,
+        text_mask=None,
+        words=words,
+        latent=state.latent,
+        spatial=state.spatial,
+    )
     past, asked = without_numbers(past), without_numbers(replace(asked, cond=at_no_time(asked.cond)))
     with FAKE, torch.no_grad(), NothingSent():
         made = whole._plain(past, asked)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.bench.case import LEVEL, STREAM, TRAINING, VIEWS, Case, Shape
 from engine.bench.cases_sana import SANA_CASES
+from engine.composite import composite, composite_bytes, to_bytes
 from engine.gdn import EPS
 from engine.ltx2 import LTX2_VAE
 from engine.rope import Rotary, rotary_tables, rotate_real
@@ -151,6 +152,31 @@ def warp_kernel(**given: Any) -> Warped:
     return kernel(**given)
 
 
+def frame_inputs(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Frames as a decoder leaves them, and what is remembered of them: about the same, with holes."""
+    g = torch.Generator(device).manual_seed(0)
+    views = shape.clips, 8, *shape.grid
+
+    def share(*size: int) -> Tensor:
+        return torch.rand(size, generator=g, device=device)
+
+    decoded = (2 * share(*views[:2], 5, *shape.grid) - 1).to(dtype)[:, :, :3]
+    near = decoded.float() + 0.1 * share(*views[:2], 3, *shape.grid)
+    seen = Warped(
+        rgb=to_bytes(near.clamp(-1, 1)),
+        mask=(share(*views) < 0.8).to(torch.uint8),
+        magnification=3.5 * share(*views),
+        generation=(8 * share(*views)).to(torch.uint8),
+        inverse_depth=share(*views),
+    )
+    return dict(rgb=decoded, inverse_depth=share(*views), seen=seen)
+
+
+def composite_twin(**given: Any) -> tuple[Tensor, Tensor]:
+    rgb, depth = composite(**given)
+    return to_bytes(rgb), depth
+
+
 CASES = (
     Case(name="gdn_chunk", shape=TRAINING, inputs=scan_inputs, kernel=gdn_chunk, twin=scan_twin),
     Case(
@@ -178,5 +204,6 @@ CASES = (
     Case(name="conv_input", shape=LEVEL, inputs=level_inputs, kernel=conv_input, twin=conv_input_plain),
     Case(name="to_pixels", shape=LEVEL, inputs=pixel_inputs, kernel=to_pixels, twin=to_pixels_plain),
     Case(name="warp", shape=VIEWS, inputs=warp_inputs, kernel=warp_kernel, twin=warp),
+    Case(name="composite", shape=VIEWS, inputs=frame_inputs, kernel=composite_bytes, twin=composite_twin),
     *SANA_CASES,
 )

@@ -18,6 +18,7 @@ from engine.bench.goals import comparable
 from engine.bench.memory import begin_peak, peak, size
 from engine.bench.report import Report, Row, Stored
 from engine.bench.sana import begun, bend, scene
+from engine.compiler import release_compiler
 from engine.conditioning import pose_tensor
 from engine.engine import compute_dtype
 from engine.generator import Generator
@@ -31,7 +32,6 @@ from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
 from engine.sana import SanaEngine, sana_spec
 from engine.setup import BYTES, Format, Precision, Sizes
-from engine.steady import release_compiler
 from engine.vae import Vae
 
 WARM = 7  # chunks or blocks until windows are full and what can be captured is

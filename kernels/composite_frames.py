@@ -1,0 +1,174 @@
+"""Decoded frames with the detail and depth of what was seen of them, as bytes, in two passes over what is given.
+
+The first sums the difference of both in cells: how far small ones agree, and the mean of large ones. The second reads
+them between cells, with the weight of each pixel and of the eight around it, and stores what is shown. Definition, twin
+and oracle: `engine.composite.composite`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kernels.program import compiled
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+BLOCK, WARPS = 256, 4  # pixels of a program of the second pass; the first takes a large cell
+
+
+def composite_frames(
+    rgb: Tensor,
+    inverse_depth: Tensor,
+    *,
+    seen: Tensor,
+    mask: Tensor,
+    magnification: Tensor,
+    generation: Tensor,
+    seen_depth: Tensor,
+    cells: tuple[int, int],
+    doubt: float,
+    large: tuple[float, float],
+    worn: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """rgb: [B, V, 3, Y, X] in [-1, 1], any strides, and inverse_depth [B, V, Y, X], decoded.  seen: uint8 [B, V, Y, X, 3].
+    mask, generation: uint8, magnification, seen_depth: fp32, all [B, V, Y, X].  cells: sides of large and of small ones.
+
+    Returns colours, uint8 [B, V, Y, X, 3], and inverse depth like the decoded one. Sums in fp32.
+    """
+    B, V, _, Y, X = rgb.shape
+    N, (broad, narrow), decoded = B * V, cells, rgb.flatten(0, 1)
+    inverse_depth, seen, mask, magnification, generation, seen_depth = (
+        x.contiguous() for x in (inverse_depth, seen, mask, magnification, generation, seen_depth)
+    )
+    few, many = (-(-Y // broad), -(-X // broad)), (-(-Y // narrow), -(-X // narrow))
+    light = torch.empty(N, *few, 3, device=rgb.device)
+    agree = torch.empty(N, *many, device=rgb.device)
+    sizes: dict[str, Any] = dict(Y=Y, X=X, BROAD=broad, NARROW=narrow, num_warps=WARPS)
+    compiled(*CELLS)[(N, *few)](decoded, seen, mask, light, agree, *decoded.stride(), **sizes, DOUBT=doubt)
+    colors, depth = torch.empty_like(seen), torch.empty_like(inverse_depth)
+    compiled(*SHOWN)[(N, -(-Y * X // BLOCK))](
+        decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
+        *decoded.stride(), **sizes, BLOCK=BLOCK, LARGE=large[0], TOO_LARGE=large[1], WORN=worn[0], TOO_WORN=worn[1],
+    )  # fmt: skip
+    return colors, depth
+
+
+def _off(decoded, seen, known, at, channel: tl.constexpr, live, s_c):
+    """Warped less decoded in one colour, 0 where nothing is known. at: of the pixels in the picture that was seen."""
+    here = tl.load(decoded + channel * s_c, mask=live, other=0.0).to(tl.float32)
+    warped = tl.load(seen + at * 3 + channel, mask=live, other=0).to(tl.float32)
+    return here, (warped / 127.5 - 1.0 - here) * known
+
+
+def _summed(x, BROAD: tl.constexpr, NARROW: tl.constexpr):
+    """Of the small cells of a large one."""
+    side: tl.constexpr = BROAD // NARROW
+    return tl.sum(tl.sum(tl.reshape(x, [side, NARROW, side, NARROW]), axis=3), axis=1)
+
+
+def _cells(
+    decoded, seen, mask, light, agree, s_n, s_c, s_y, s_x,
+    Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, DOUBT: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0).to(tl.int64)  # view of a flight
+    i_y, i_x = tl.program_id(1), tl.program_id(2)
+    row, column = i_y * BROAD + tl.arange(0, BROAD)[:, None], i_x * BROAD + tl.arange(0, BROAD)[None, :]
+    live, at = (row < Y) & (column < X), i * Y * X + row * X + column
+    known = (tl.load(mask + at, mask=live, other=0) > 0).to(tl.float32)
+    decoded += i * s_n + row * s_y + column * s_x
+    count = _summed(known, BROAD, NARROW)
+    all_of = tl.maximum(tl.sum(tl.sum(count, axis=1), axis=0), 1.0)
+    count = tl.maximum(count, 1.0)
+    off = tl.zeros_like(count)
+    light += ((i * tl.num_programs(1) + i_y) * tl.num_programs(2) + i_x) * 3
+    for channel in tl.static_range(3):
+        _, e = _off(decoded, seen, known, at, channel, live, s_c)
+        sums = _summed(e, BROAD, NARROW)
+        off += tl.abs(sums / count)
+        tl.store(light + channel, tl.sum(tl.sum(sums, axis=1), axis=0) / all_of)
+    off /= 3.0 * DOUBT
+    side: tl.constexpr = BROAD // NARROW
+    rows: tl.constexpr = (Y + NARROW - 1) // NARROW
+    columns: tl.constexpr = (X + NARROW - 1) // NARROW
+    r, c = i_y * side + tl.arange(0, side)[:, None], i_x * side + tl.arange(0, side)[None, :]
+    tl.store(agree + (i * rows + r) * columns + c, tl.exp(-off * off), mask=(r < rows) & (c < columns))
+
+
+def _beside(n, cells: tl.constexpr, pixels: tl.constexpr):
+    """The two cells between whose centres pixels n of a side lie, and the share of the second."""
+    at = tl.maximum((n.to(tl.float32) + 0.5) * (cells / pixels) - 0.5, 0.0)
+    first = tl.minimum(at.to(tl.int32), cells - 1)
+    return first, tl.minimum(first + 1, cells - 1), at - first.to(tl.float32)
+
+
+def _falling(x, FIRST: tl.constexpr, LAST: tl.constexpr):
+    """1 up to the first end, 0 from the last."""
+    return tl.minimum(tl.maximum((LAST - x) / (LAST - FIRST), 0.0), 1.0)
+
+
+def _shown(
+    decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
+    s_n, s_c, s_y, s_x,
+    Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    LARGE: tl.constexpr, TOO_LARGE: tl.constexpr, WORN: tl.constexpr, TOO_WORN: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0).to(tl.int64)  # view of a flight
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row, column, live = n // X, n % X, n < Y * X
+    rows: tl.constexpr = (Y + NARROW - 1) // NARROW
+    columns: tl.constexpr = (X + NARROW - 1) // NARROW
+    agree += i * rows * columns
+    nothing = tl.zeros([BLOCK], dtype=tl.float32)
+    own, total, count = nothing, nothing, nothing
+    for k in tl.static_range(9):
+        r, c = row + (k // 3 - 1), column + (k % 3 - 1)
+        inside = live & (r >= 0) & (r < Y) & (c >= 0) & (c < X)
+        at = i * Y * X + r * X + c
+        known = inside & (tl.load(mask + at, mask=inside, other=0) > 0)
+        size = tl.load(magnification + at, mask=known, other=TOO_LARGE)
+        age = tl.load(generation + at, mask=known, other=0).to(tl.float32)
+        up, down, f_y = _beside(r, rows, Y)
+        left, right, f_x = _beside(c, columns, X)
+        above = tl.load(agree + up * columns + left, mask=known, other=0.0) * (1.0 - f_x)
+        above += tl.load(agree + up * columns + right, mask=known, other=0.0) * f_x
+        below = tl.load(agree + down * columns + left, mask=known, other=0.0) * (1.0 - f_x)
+        below += tl.load(agree + down * columns + right, mask=known, other=0.0) * f_x
+        w = _falling(size, LARGE, TOO_LARGE) * _falling(age, WORN, TOO_WORN)
+        w *= above * (1.0 - f_y) + below * f_y
+        total += w
+        count += inside.to(tl.float32)
+        if k == 4:
+            own = w
+    w = tl.minimum(own, total / tl.maximum(count, 1.0))  # no hard borders
+    at = i * Y * X + n
+    known = tl.load(mask + at, mask=live, other=0) > 0
+    broad_rows: tl.constexpr = (Y + BROAD - 1) // BROAD
+    broad_columns: tl.constexpr = (X + BROAD - 1) // BROAD
+    light += i * broad_rows * broad_columns * 3
+    up, down, f_y = _beside(row, broad_rows, Y)
+    left, right, f_x = _beside(column, broad_columns, X)
+    up, down = up * broad_columns, down * broad_columns
+    decoded += i * s_n + row * s_y + column * s_x
+    for channel in tl.static_range(3):
+        above = tl.load(light + (up + left) * 3 + channel, mask=live, other=0.0) * (1.0 - f_x)
+        above += tl.load(light + (up + right) * 3 + channel, mask=live, other=0.0) * f_x
+        below = tl.load(light + (down + left) * 3 + channel, mask=live, other=0.0) * (1.0 - f_x)
+        below += tl.load(light + (down + right) * 3 + channel, mask=live, other=0.0) * f_x
+        here, e = _off(decoded, seen, known.to(tl.float32), at, channel, live, s_c)
+        x = here + w * (e - (above * (1.0 - f_y) + below * f_y))
+        x = (tl.minimum(tl.maximum(x, -1.0), 1.0) + 1.0) * 127.5
+        x = (
+            x + 12582912.0
+        ) - 12582912.0  # to the nearest whole number, of two to the even one: 1.5 · 2²³ has no fraction
+        tl.store(colors + at * 3 + channel, x.to(tl.uint8), mask=live)
+    d = tl.load(inverse_depth + at, mask=live, other=0.0)
+    there = tl.load(seen_depth + at, mask=live, other=0.0).to(d.dtype)
+    tl.store(depth + at, tl.where(known, there, d), mask=live)
+
+
+# Each with the functions that it calls
+CELLS, SHOWN = (_cells, _off, _summed), (_shown, _off, _beside, _falling)
