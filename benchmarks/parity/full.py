@@ -14,6 +14,7 @@ from benchmarks.parity.fixtures import decoded, memories, numbers
 from benchmarks.parity.form import EXACT, FAST, PLAIN, Form, Part, Parts
 from engine.bench.sana import bend, scene
 from engine.camera import Pose
+from engine.compiler import release_compiler
 from engine.conditioning import Anchor, pose_tensor
 from engine.generator import Generator
 from engine.model import WorldModel
@@ -24,7 +25,6 @@ from engine.refiner import Refiner
 from engine.refiner_model import RefinerModel
 from engine.sana import SanaEngine, sana_spec
 from engine.setup import Sizes
-from engine.steady import release_compiler
 from engine.vae import Vae
 from engine.values import tensors
 
