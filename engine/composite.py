@@ -7,7 +7,9 @@ which light, which is all it is needed for where something is remembered, and th
 
 with low(e) the mean of e over cells of `BROAD` pixels, drawn between. The weight w falls where the memory has stretched
 or often redrawn what it shows, and where the two disagree even in the mean of small cells: there the model has found
-something else to be true. Depth is taken from the memory wherever it knows it, so that places stay where they are.
+something else to be true. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
+before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the decoder is right, in
+colour too, or torn rests would be drawn again and again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ BROAD, NARROW = 32, 4  # pixels: cells whose mean the model decides, and cells i
 DOUBT = 0.2  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
 LARGE = (1.5, 3.0)  # magnifications from which the weight falls, and at which it is 0
 WORN = (2.0, 7.0)  # the same of generations
+APART, FAR = (
+    0.5,
+    0.004,
+)  # inverse depths contradict if they differ by this share of the larger and by this, 1/m
+REDRAWN = 2  # generations from which a memory that contradicts the decoder is wrong
 
 
 def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:
@@ -41,8 +48,12 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     off = _mean(*cells).abs().mean(dim=1, keepdim=True)
     w = known * _falling(size, LARGE) * _falling(age, WORN) * _between((-((off / DOUBT) ** 2)).exp(), e)
     w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
+    told, found = seen.inverse_depth.to(dtype), inverse_depth.to(dtype)
+    wrong = (told - found).abs() > APART * torch.maximum(told, found) + FAR
+    wrong &= (seen.mask > 0) & (seen.generation >= REDRAWN)
+    w = w * (1 - 3 * F.avg_pool2d(wrong.flatten(0, 1)[:, None].to(dtype), 3, 1, 1)).clamp_min(0)
     out = (decoded + w * (e - _between(_mean(*broad), e))).clamp(-1, 1)
-    depth = torch.where(seen.mask > 0, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
+    depth = torch.where((seen.mask > 0) & ~wrong, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
     return out.unflatten(0, views), depth
 
 
@@ -63,6 +74,8 @@ def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[T
         doubt=DOUBT,
         large=LARGE,
         worn=WORN,
+        apart=(APART, FAR),
+        redrawn=REDRAWN,
     )
 
 

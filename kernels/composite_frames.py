@@ -33,6 +33,8 @@ def composite_frames(
     doubt: float,
     large: tuple[float, float],
     worn: tuple[float, float],
+    apart: tuple[float, float],
+    redrawn: int,
 ) -> tuple[Tensor, Tensor]:
     """rgb: [B, V, 3, Y, X] in [-1, 1], any strides, and inverse_depth [B, V, Y, X], decoded.  seen: uint8 [B, V, Y, X, 3].
     mask, generation: uint8, magnification, seen_depth: fp32, all [B, V, Y, X].  cells: sides of large and of small ones.
@@ -53,6 +55,7 @@ def composite_frames(
     compiled(*SHOWN)[(N, -(-Y * X // BLOCK))](
         decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
         *decoded.stride(), **sizes, BLOCK=BLOCK, LARGE=large[0], TOO_LARGE=large[1], WORN=worn[0], TOO_WORN=worn[1],
+        APART=apart[0], FAR=apart[1], REDRAWN=redrawn,
     )  # fmt: skip
     return colors, depth
 
@@ -115,6 +118,7 @@ def _shown(
     s_n, s_c, s_y, s_x,
     Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
     LARGE: tl.constexpr, TOO_LARGE: tl.constexpr, WORN: tl.constexpr, TOO_WORN: tl.constexpr,
+    APART: tl.constexpr, FAR: tl.constexpr, REDRAWN: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # view of a flight
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -123,7 +127,7 @@ def _shown(
     columns: tl.constexpr = (X + NARROW - 1) // NARROW
     agree += i * rows * columns
     nothing = tl.zeros([BLOCK], dtype=tl.float32)
-    own, total, count = nothing, nothing, nothing
+    own, total, count, wrong, bad = nothing, nothing, nothing, nothing, nothing > 0
     for k in tl.static_range(9):
         r, c = row + (k // 3 - 1), column + (k % 3 - 1)
         inside = live & (r >= 0) & (r < Y) & (c >= 0) & (c < X)
@@ -141,9 +145,15 @@ def _shown(
         w *= above * (1.0 - f_y) + below * f_y
         total += w
         count += inside.to(tl.float32)
+        told = tl.load(seen_depth + at, mask=known, other=0.0)
+        found = tl.load(inverse_depth + at, mask=known, other=0.0).to(tl.float32)
+        off = tl.abs(told - found) > APART * tl.maximum(told, found) + FAR
+        off &= known & (age >= REDRAWN)
+        wrong += off.to(tl.float32)
         if k == 4:
-            own = w
+            own, bad = w, off
     w = tl.minimum(own, total / tl.maximum(count, 1.0))  # no hard borders
+    w *= tl.maximum(1.0 - wrong / 3.0, 0.0)
     at = i * Y * X + n
     known = tl.load(mask + at, mask=live, other=0) > 0
     broad_rows: tl.constexpr = (Y + BROAD - 1) // BROAD
@@ -167,7 +177,7 @@ def _shown(
         tl.store(colors + at * 3 + channel, x.to(tl.uint8), mask=live)
     d = tl.load(inverse_depth + at, mask=live, other=0.0)
     there = tl.load(seen_depth + at, mask=live, other=0.0).to(d.dtype)
-    tl.store(depth + at, tl.where(known, there, d), mask=live)
+    tl.store(depth + at, tl.where(known & (bad == 0), there, d), mask=live)
 
 
 # Each with the functions that it calls

@@ -9,7 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.composite import BROAD, DOUBT, LARGE, NARROW, WORN, composite, composite_bytes, to_bytes
+from engine.composite import (
+    APART,
+    BROAD,
+    DOUBT,
+    FAR,
+    LARGE,
+    NARROW,
+    REDRAWN,
+    WORN,
+    composite,
+    composite_bytes,
+    to_bytes,
+)
 from engine.metrics import psnr, sharpness
 from engine.warp import Warped
 from kernels.composite_frames import composite_frames
@@ -119,6 +131,27 @@ def test_only_what_is_known_changes_and_without_a_hard_border() -> None:
     assert border < 0.75 * within
 
 
+@pytest.mark.parametrize(
+    ("age", "told", "right"), [(1, 0.9, True), (2, 0.9, False), (2, 0.3, True), (6, 0.3, True)]
+)
+def test_what_was_redrawn_at_another_distance_is_a_rest_and_goes(age: int, told: float, right: bool) -> None:
+    """The decoder says 4 m: a fresh memory of 1.1 m is believed, one that was redrawn is not, nor is its colour."""
+    true = picture()
+    soft = blurred(true)
+    rest = torch.zeros(Y, X, dtype=torch.bool)
+    rest[30:50, 40:60] = True
+    memory = seen(
+        true,
+        generation=torch.full((B, V, Y, X), age, dtype=torch.uint8),
+        inverse_depth=torch.where(rest, told, 0.25).expand(B, V, Y, X),
+    )
+    shown, depth = composite(soft, DEPTH, memory)
+    assert torch.equal(depth, memory.inverse_depth if right else DEPTH)
+    inside = (..., slice(31, 49), slice(41, 59))
+    assert torch.equal(shown[inside], soft[inside]) == (not right)
+    assert not torch.equal(shown[..., :28, :], soft[..., :28, :])
+
+
 def test_flights_do_not_see_each_other() -> None:
     soft, true = blurred(picture()), seen(picture())
     together, _ = composite(soft, DEPTH, true)
@@ -153,7 +186,7 @@ def some(size: tuple[int, int], device: str = "cpu") -> tuple[Tensor, Tensor, Wa
     return rgb.to(device), random(*size).to(device), Warped(**moved)
 
 
-def directly(rgb: Tensor, memory: Warped) -> Tensor:
+def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     """The first lines of the module in so many words, pixel by pixel."""
     known = memory.mask.double()[:, :, None]
     e = (memory.rgb.movedim(-1, 2).double() / 127.5 - 1 - rgb) * known
@@ -176,7 +209,12 @@ def directly(rgb: Tensor, memory: Warped) -> Tensor:
     off = means(NARROW).abs().mean(2, keepdim=True)
     w = known * trust[0] * trust[1] * everywhere((-((off / DOUBT) ** 2)).exp())
     around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
-    return (rgb + torch.minimum(w, around) * (e - everywhere(means(BROAD)))).clamp(-1, 1)
+    told, found = memory.inverse_depth.double(), depth.double()
+    rest = (told - found).abs() > APART * torch.maximum(told, found) + FAR
+    rest &= (memory.mask > 0) & (memory.generation >= REDRAWN)
+    rests = F.conv2d(rest.flatten(0, 1)[:, None].double(), torch.ones(1, 1, 3, 3).double(), padding=1)
+    believed = (1 - rests / 3).clamp(0, 1).unflatten(0, (B, V))
+    return (rgb + torch.minimum(w, around) * believed * (e - everywhere(means(BROAD)))).clamp(-1, 1)
 
 
 SIZES = [(160, 256), (80, 112), (33, 63), (7, 1), (1, 1)]
@@ -185,7 +223,7 @@ SIZES = [(160, 256), (80, 112), (33, 63), (7, 1), (1, 1)]
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sums_of_sums_are_means_of_cells(size: tuple[int, int]) -> None:
     rgb, depth, memory = some(size)
-    exact = directly(rgb.double(), memory)
+    exact = directly(rgb.double(), depth, memory)
     assert distance(composite(rgb.double(), depth, memory)[0], exact) < 1e-14
     assert distance(composite(rgb, depth, memory)[0], exact) < 1e-6
 
@@ -201,7 +239,9 @@ def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
     twin = to_bytes(composite(rgb, depth, memory)[0])
     given = dict(seen=memory.rgb, mask=memory.mask, seen_depth=memory.inverse_depth)
     given |= dict(magnification=memory.magnification, generation=memory.generation)
-    numbers = dict(cells=(BROAD, NARROW), doubt=DOUBT, large=LARGE, worn=WORN)
+    numbers = dict(
+        cells=(BROAD, NARROW), doubt=DOUBT, large=LARGE, worn=WORN, apart=(APART, FAR), redrawn=REDRAWN
+    )
     colors, found = composite_frames(rgb, depth, **given, **numbers)  # type: ignore[arg-type]
     assert (colors.shape, colors.dtype) == (twin.shape, twin.dtype)
     assert torch.equal(found, where)

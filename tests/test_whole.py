@@ -96,6 +96,13 @@ def test_a_window_that_fills_does_not_fit() -> None:
     assert [whole.fits(s) for s in flown(made, 4)] == [False, False, True, True, True]
 
 
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Equal but for blocks that round otherwise: depth is rounded to 16 bits after them, to neighbouring numbers at most."""
+    if a.dtype == torch.float16:
+        return bool(((a.view(torch.int16).int() - b.view(torch.int16).int()).abs() <= 1).all())
+    return torch.equal(a, b) or float(distance(b, a)) < 1e-6
+
+
 def test_what_a_gpu_compiles_is_traced_at_once_and_the_same() -> None:
     made, compiled = engine(), set()
     whole, state = WholeChunk(made.generator, made.codec), flown(made, 4)[-1]
@@ -112,7 +119,7 @@ def test_what_a_gpu_compiles_is_traced_at_once_and_the_same() -> None:
     assert compiled == {"choose", "encoded", "describe", "reanchor", "plain", "decoded", "insert"}
     assert torch.equal(results[0].colors, results[1].colors)
     pairs = zip(*map(tensors, results), strict=True)
-    assert all(torch.equal(a, b) or distance(b, a) < 1e-6 for a, b in pairs)  # blocks round otherwise
+    assert all(alike(a, b) for a, b in pairs)
 
 
 class NothingSent(TorchFunctionMode):

@@ -62,11 +62,11 @@ class DistillTraining(RolloutOptions):
     """chunks of a rendered clip, 0.5 s each"""
     flights: int = 128
     """clips that are flown at a time"""
-    fly_every: int = 64
-    """steps until they are flown anew"""
+    fly_every: int = 96
+    """steps until they are flown anew, which takes as long as 50 steps"""
     fresh: int = 32
     """clips rendered at a time to replace the oldest"""
-    fresh_every: int = 64
+    fresh_every: int = 96
     """steps between them; 0: never"""
     rollout: int = 44
     """chunks of the flights, of which a step sees `frames`"""
