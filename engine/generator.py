@@ -111,14 +111,7 @@ class Generator:
     ) -> StreamState:
         """The state after a chunk that was made elsewhere, `latents` [B, C, F, h, w]."""
         _, blocks = self._pass(latents, 0.0, self._given(state, cond), None, memory)
-        frames = latents.shape[2]
-        return replace(
-            state,
-            blocks=blocks,
-            frame=state.frame + frames,
-            chunk=state.chunk + 1,
-            latent=latents[:, :, -1],
-        )
+        return _after(state, latents, blocks, state.anchor)
 
     @torch.inference_mode()
     def retell(self, state: StreamState, *, text: Tensor, text_mask: Tensor | None = None) -> StreamState:
@@ -169,14 +162,7 @@ class Generator:
             finite = bool(all_finite(x, flow, *(b.mixer for b in blocks)))
         if not finite:
             raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")
-        return x, replace(
-            state,
-            blocks=blocks,
-            frame=state.frame + frames,
-            chunk=state.chunk + 1,
-            latent=x[:, :, -1],
-            anchor=state.anchor if anchor is None else anchor,
-        )
+        return x, _after(state, x, blocks, state.anchor if anchor is None else anchor)
 
     def _given(self, state: StreamState, cond: Conditioning) -> Given:
         return self.model.given(
@@ -212,3 +198,17 @@ class Generator:
             blank = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
             x = torch.cat((x, blank if memory is None else memory.to(x)), dim=1)
         return self.model.denoise(x.to(self.dtype), timestep=t, given=given)
+
+
+def _after(
+    state: StreamState, latents: Tensor, blocks: tuple[BlockState, ...], anchor: Anchor | None
+) -> StreamState:
+    """The state after a chunk of `latents` that the blocks have remembered."""
+    return replace(
+        state,
+        blocks=blocks,
+        frame=state.frame + latents.shape[2],
+        chunk=state.chunk + 1,
+        latent=latents[:, :, -1],
+        anchor=anchor,
+    )

@@ -173,6 +173,14 @@ def test_frames_to_make_anew_lie_in_the_flight_and_apart(pocket: Path, tmp_path:
     assert all(student.anew(step, shelf) == [3] for step in range(10))
 
 
+def test_parts_of_short_flights_hold_frames_that_were_made(pocket: Path, tmp_path: Path) -> None:
+    given = small(pocket, tmp_path) | dict(chunks=12, frames=5)
+    student = Distill(DistillTraining(**given, rollout=6), CPU)  # type: ignore[arg-type]
+    student.shelf.start, student.shelf.chunks = 1, 6
+    starts = {student.part(step) for step in range(200)}
+    assert starts == {0, 1, 2}  # frame 2 + 4 given is the last that was made
+
+
 def test_the_judge_always_sees_as_many_frames_each_as_often(pocket: Path, tmp_path: Path) -> None:
     student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
     assert student.shown(3, 1) == [0] * 6

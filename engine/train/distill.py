@@ -30,7 +30,7 @@ from engine.train.loop import Stateful
 from engine.train.losses import hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
-from engine.train.rollout import Flown, SelfMade, Shelf, beside, memory_of
+from engine.train.rollout import GIVEN, Flown, SelfMade, Shelf, beside, memory_of
 from engine.train.world import RADII, carry_out
 
 RAMP = (
@@ -189,7 +189,8 @@ class DistillRun(RolloutRun):
     def part(self, step: int) -> int:
         """The frame with which this step's part of the flights begins."""
         dice = self.host.generator(self.options.seed + 13, step, device=torch.device("cpu"))
-        last = self.options.chunks + 1 - self.options.frames
+        o = self.options
+        last = min(o.chunks + 1 - o.frames, max(o.rollout - GIVEN, 0))  # where frames are left that were made
         if float(torch.rand((), generator=dice)) < BEGINNINGS:
             return 0
         return int(torch.randint(last + 1, (), generator=dice))

@@ -252,10 +252,7 @@ class Shelf:
         self.batch, self.flown, self.start, self.chunks = batch, flown, start, chunks
 
     def cut(self, at: int, frames: int) -> Shelf:
-        """The same flights, `frames` frames of them from frame `at` on. Before those that count as made, some are given.
-
-        batch: true clips of the whole length.
-        """
+        """The same flights, `frames` frames of them from frame `at` on. Before those that count as made, some are given."""
         batch, flown = self._full()
         if not at and frames == batch.latents.shape[2]:
             return self
