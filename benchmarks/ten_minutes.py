@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from engine.clearance import Surroundings
 from engine.engine import Engine
 from engine.measure.collapse import collapse
 from engine.train.codec_report import to_float
 from engine.train.sheet import save_sheet
 from explorer.assets import Scene, assets_folder, load_gallery
-from explorer.clearance import Surroundings, guided
+from explorer.clearance import guided
 from explorer.controls import Controls, Steering
 from explorer.pilot import PilotState
 

@@ -17,6 +17,7 @@ from engine.composite import composite
 from engine.conditioning import condition_clip
 from engine.curve import curve
 from engine.generator import Generator
+from engine.measure.lifted import Lifted
 from engine.memory import begin, insert
 from engine.metrics import correlation, psnr, sharpness, shift, ssim
 from engine.model import WorldModel
@@ -146,12 +147,14 @@ def fly(
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
+    lifted: Lifted | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Fly from first pictures, one batch, chunk by chunk: RGB [N, 8, 3, Y, X] in [-1, 1], inverse depth [N, 8, Y, X].
 
     pictures: uint8 [N, Y, X, 3].  poses: [N, P, 4, 4], intrinsics: [N, P, 4], P = 1 + 8k.  words: [N, 8].
     inverse_depth: [N, Y, X] of the pictures in 1/m, sky 0, below 0 unknown; None: from pictures alone.
     memory: False flies a model that has spatial memory without it. Every flight gets the noise it would get alone.
+    lifted: flies along its poses, which it decides on as it sees what is generated; None: along `poses`.
     """
     generator = Generator(model, levels=levels)
     dtype, device = generator.dtype, pictures.device
@@ -164,7 +167,13 @@ def fly(
         spatial = begin(
             seen_first(codec, pictures, poses[:, 0], intrinsics[:, 0], inverse_depth=inverse_depth)
         )
+    blank = torch.zeros(pictures.shape[:3], device=device)
+    seen = blank if inverse_depth is None else inverse_depth.clamp_min(0)  # last, by all flights
     for i in range(1, cond.P.shape[1]):
+        if lifted is not None:
+            lifted.see(8 * i - 8, seen, chunk=8)
+            poses = lifted.poses
+            cond = condition_clip(poses, intrinsics, grid=codec.config.grid, config=model.config)
         before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
         if spatial is not None:
             recalled = recall(
@@ -183,6 +192,7 @@ def fly(
         if recalled is not None:
             rgb, depth = composite(rgb, depth, recalled.warped)
         yield rgb.float(), depth.float()
+        seen = depth[:, -1]
         if spatial is not None and recalled is not None:
             newest = frame_source(
                 ((rgb[:, -1].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1),
@@ -213,6 +223,7 @@ def fly_truth(
     seed: int = 0,
     levels: tuple[float, ...] | None = None,
     memory: bool = True,
+    lifted: Lifted | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Fly all of `truth` from its first pictures along its poses, see `fly`. told: with the depth of these pictures."""
     return fly(
@@ -226,6 +237,7 @@ def fly_truth(
         seed=seed,
         levels=levels,
         memory=memory,
+        lifted=lifted,
     )
 
 

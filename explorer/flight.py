@@ -13,7 +13,7 @@ from pyquaternion import Quaternion
 
 from engine import container
 from engine.camera import Intrinsics, Pose
-from explorer.clearance import Surroundings
+from engine.clearance import Surroundings
 from explorer.controls import Steering
 from explorer.pilot import PilotState
 from explorer.timeline import pose_row

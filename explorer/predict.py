@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.camera import Array, Intrinsics, Pose
-from explorer.clearance import NOTHING, guided
+from engine.clearance import NOTHING
+from explorer.clearance import guided
 from explorer.controls import Steering
 from explorer.pilot import PILOT, PilotConfig, PilotState, angles, oriented
 
@@ -39,7 +40,7 @@ def foretold(
 ) -> tuple[PilotState, ...]:
     """The pilot at ascending `times` (perf_counter seconds), if hands stay as they are.
 
-    points: [n, 3] of what he keeps off, see `explorer.clearance`.
+    points: [n, 3] of what he keeps off, see `engine.clearance`.
     """
     state, now, states = flown.pilot, flown.time, []
     for time in times:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.camera import Intrinsics
+from engine.clearance import Surroundings
 from engine.setup import Refining, Setup
 from explorer.assets import Scene
-from explorer.clearance import Surroundings, guided
+from explorer.clearance import guided
 from explorer.controls import Steering
 from explorer.flight import read_intrinsics
 from explorer.history import History

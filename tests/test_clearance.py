@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from engine.camera import Intrinsics, Pose
+from engine.clearance import CLEARANCE, FRAMES, Surroundings, cleared, surfaces
 from engine.frame import Frame
-from explorer.clearance import CLEARANCE, FRAMES, Surroundings, cleared, surfaces
+from explorer.clearance import guided
 from explorer.controls import Controls, Steering
 from explorer.pilot import PilotState, steered, turned
 
@@ -57,14 +58,16 @@ def flown(world, seconds: float, move: tuple[float, float, float], *, pose: Pose
     for i in range(round(seconds * 32)):
         if i % 16 == 0:
             around = around.after(frame(pilot.pose, world))
-        pilot = cleared(pilot, steered(pilot, held, 1 / 32), around.points, 1 / 32)
+        pilot = guided(pilot, held, 1 / 32, around.points)
         poses.append(pilot.pose)
     return poses
 
 
 def test_points_lie_on_what_was_seen() -> None:
     pose = replace(turned(Pose(), (0.5, -0.4, 0.1)), t=np.array([3.0, -1.0, 2.0]))
-    points = surfaces(frame(pose, FLAT))
+    shown = frame(pose, FLAT)
+    assert shown.inverse_depth is not None
+    points = surfaces(shown.inverse_depth, pose, LENS)
     assert len(points) > 200
     assert np.allclose(points[:, 1], 2.0, atol=0.02)
 
@@ -110,18 +113,21 @@ def test_single_errors_of_depth_stop_nobody() -> None:
     pilot, held = PilotState(), Steering(controls=Controls(move=(0, 0, 1)))
     after = steered(pilot, held, 1 / 16)
     points = np.array([[0.0, 0.0, 0.7], [0.1, 0.0, 0.7]])
-    assert cleared(pilot, after, points, 1 / 16) is after
-    assert cleared(pilot, after, np.repeat(points, 2, axis=0), 1 / 16) is not after
+    assert cleared(pilot.pose, after.pose, points, 1 / 16) is after.pose
+    assert cleared(pilot.pose, after.pose, np.repeat(points, 2, axis=0), 1 / 16) is not after.pose
 
 
 def test_who_stands_still_is_left_alone_and_so_is_a_world_without_depth() -> None:
     low = replace(Pose(), t=np.array([0.0, 1.9, 0.0]))
     around = Surroundings().after(frame(low, FLAT))
     pilot = PilotState(low)
-    assert cleared(pilot, pilot, around.points, 1 / 16) is pilot
+    assert cleared(low, low, around.points, 1 / 16) is low
     blind = Surroundings().after(replace(frame(low, FLAT), inverse_depth=None))
     after = steered(pilot, Steering(controls=Controls(move=(0, 0, 1))), 1 / 16)
-    assert cleared(pilot, after, blind.points, 1 / 16) is after
+    assert cleared(low, after.pose, blind.points, 1 / 16) is after.pose
+    assert np.array_equal(
+        guided(pilot, Steering(controls=Controls(move=(0, 0, 1))), 1 / 16, blind.points).pose.t, after.pose.t
+    )
 
 
 def test_only_the_last_frames_count() -> None:

@@ -36,7 +36,7 @@ from engine.train.data import HELD_OUT
 from engine.train.sheet import save_sheet
 from engine.worlds.renderer import Renderer
 
-EDITION = 1  # of what is measured: records of another one are made anew
+EDITION = 2  # of what is measured: records of another one are made anew
 SECONDS = (0, 1, 2, 4, 10, 20, 30, 40, 50, 60)  # of the pictures on contact sheets
 BATCH = {"cpu": 1, "cuda": 32}  # flights at a time
 QUIET = 15.0  # seconds between lines where there is no terminal
@@ -160,20 +160,21 @@ def _fly(
     forgetful = None
     if model.config.memory_channels:
         forgetful = flown(memory=False, say=lambda w: say(f"flying without memory, {w}"))
+    lifted = flown(lifted=True, say=lambda w: say(f"flying off the ground, {w}"))
     say("measuring")
-    found = records(list(flights), shown, made, forgetful, codec=codec, told=options.told)
+    found = records(list(flights), shown, made, forgetful, lifted, codec=codec, told=options.told)
     for i, (flight, record) in enumerate(zip(flights, found, strict=True)):
-        save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, forgetful))
+        save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, lifted, forgetful))
         write(
             folder / f"{flight.name}.json",
             json.dumps({"key": keys[flight.name], "batch": len(flights), **record}),
         )
 
 
-def _strip(i: int, shown: Shown, made: Film, forgetful: Film | None) -> list[torch.Tensor]:
-    """Truth, film, and film without memory of one flight."""
+def _strip(i: int, shown: Shown, made: Film, lifted: Film, forgetful: Film | None) -> list[torch.Tensor]:
+    """Truth, film, film kept off the ground, and film without memory of one flight."""
     picks = [16 * s for s in SECONDS if 16 * s < made.frames.shape[1]]
-    videos = [shown.truth.frames, made.frames, *([forgetful.frames] if forgetful else [])]
+    videos = [shown.truth.frames, made.frames, lifted.frames, *([forgetful.frames] if forgetful else [])]
     return [to_float(video[i, picks]) for video in videos]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.codec import Codec
 from engine.evaluate import Truth, encoded_first, fly_truth
+from engine.measure.lifted import Lifted
 from engine.measure.odometry import EVERY
 from engine.measure.paths import Flight
 from engine.model import WorldModel
@@ -36,6 +37,7 @@ class Film:
 
     frames: Tensor  # uint8 [N, P, Y, X, 3]
     inverse_depth: Tensor  # fp16 [N, ⌈P / 4⌉, Y, X] of every fourth frame, as decoded
+    poses: Tensor  # fp32 [N, P, 4, 4] from where
     fps: float  # generated frames per second of the whole batch, steady
 
 
@@ -92,16 +94,21 @@ def film(
     told: bool = True,
     seed: int = 0,
     memory: bool = True,
+    lifted: bool = False,
     say: Callable[[str], None] = lambda words: None,
 ) -> Film:
-    """Let the model fly all of `truth` from its first pictures. told: with their depth."""
+    """Let the model fly all of `truth` from its first pictures.
+
+    told: with their depth.  lifted: kept off what is generated, see `engine.measure.lifted`; else along the true poses.
+    """
     device = truth.frames.device
     still = encoded_first(codec, truth.frames[:, 0], truth.known(told))
     with half(device):
         first = codec.decode(still, still)[1][:, -1:]
     frames, depth, times = [truth.frames[:, :1]], [first.half()], [time.perf_counter()]
     chunks = (truth.poses.shape[1] - 1) // 8
-    for rgb, inverse_depth in fly_truth(model, codec, truth, told=told, seed=seed, memory=memory):
+    way = Lifted(truth.poses, truth.intrinsics) if lifted else None
+    for rgb, inverse_depth in fly_truth(model, codec, truth, told=told, seed=seed, memory=memory, lifted=way):
         frames.append(((rgb + 1) * 127.5).round().to(torch.uint8).movedim(2, -1))
         depth.append(inverse_depth[:, EVERY - 1 :: EVERY].half())
         if device.type == "cuda":
@@ -112,5 +119,6 @@ def film(
     return Film(
         frames=torch.cat(frames, dim=1),
         inverse_depth=torch.cat(depth, dim=1),
+        poses=truth.poses if way is None else way.poses,
         fps=8 * len(truth.frames) / float(spent.median()),
     )

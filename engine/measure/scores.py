@@ -20,7 +20,7 @@ from engine.measure.odometry import EVERY, track
 from engine.measure.paths import BACK, DWELL, Flight
 from engine.measure.pose_error import pose_error
 from engine.measure.visible import masked_psnr, visible
-from engine.metrics import psnr
+from engine.metrics import psnr, sharpness
 from engine.train.codec_report import half, to_float
 from engine.warp import warp
 from engine.words import WORDS
@@ -40,11 +40,14 @@ def records(
     shown: Shown,
     made: Film,
     forgetful: Film | None,
+    lifted: Film,
     *,
     codec: Codec,
     told: bool = True,
 ) -> list[Record]:
-    """Everything of a batch. made: as flown; forgetful: the same with memory off, None where there is none.
+    """Everything of a batch.
+
+    made: as flown.  forgetful: the same with memory off, None where there is none.  lifted: kept off what is generated.
 
     told: whether they were flown with the depth of their first pictures.
     """
@@ -67,14 +70,17 @@ def records(
     for name, found in _new_areas(shown, films, codec).items():
         for record, value in zip(out, found, strict=True):
             record.setdefault("new", {})[name] = value
-    turns = _turns(shown, made)
-    for i, (record, poses) in enumerate(zip(out, _poses(shown, made), strict=True)):
+    whole = {"made": made, "lifted": lifted}
+    turns = _turns(shown, whole)
+    for i, (record, poses) in enumerate(zip(out, _poses(shown, whole), strict=True)):
         record["turn"] = {name: series[i].tolist() for name, series in turns.items()}
         record["pose"] = poses
-        record["end"] = {
-            "made": collapse(to_float(made.frames[i, -END::EVERY])),
-            "true": collapse(to_float(shown.truth.frames[i, -END::EVERY])),
+        ends = {name: film.frames for name, film in whole.items()} | {"true": shown.truth.frames}
+        record["end"] = {name: collapse(to_float(video[i, -END::EVERY])) for name, video in ends.items()}
+        record["end_sharpness"] = {
+            name: float(sharpness(to_float(video[i, -8:])).mean()) for name, video in ends.items()
         }
+        record["detour"] = float((lifted.poses[i] - made.poses[i])[:, :3, 3].norm(dim=-1).mean())
     return out
 
 
@@ -152,10 +158,10 @@ def _new_areas(shown: Shown, films: dict[str, Film], codec: Codec) -> dict[str, 
     }
 
 
-def _turns(shown: Shown, made: Film) -> dict[str, Tensor]:
+def _turns(shown: Shown, films: dict[str, Film]) -> dict[str, Tensor]:
     """Sideways movement of the pictures and the one that the commanded yaw asks for, in pixels per two frames [N, P - 3]."""
     truth = shown.truth
-    out = {"made": _movement(made.frames), "true": _movement(truth.frames)}
+    out = {name: _movement(f.frames) for name, f in films.items()} | {"true": _movement(truth.frames)}
     return out | {"command": commanded(truth, truth.poses.shape[1] - 1).cpu()}
 
 
@@ -165,19 +171,19 @@ def _movement(video: Tensor) -> Tensor:
     return torch.cat([movement(to_float(video[:, at : at + TURN_SLICE + 2])) for at in stops], dim=1).cpu()
 
 
-def _poses(shown: Shown, made: Film) -> list[Record]:
+def _poses(shown: Shown, films: dict[str, Film]) -> list[Record]:
     """Errors of the estimated paths: of the generated films, and of the true ones with true depth (the estimator's own)."""
     truth = shown.truth
-    depths = {"made": made.inverse_depth, "estimator": shown.inverse_depth[:, ::EVERY]}
-    videos = {"made": made.frames, "estimator": truth.frames}
+    given = {name: (f.frames, f.inverse_depth, f.poses) for name, f in films.items()}
+    given["estimator"] = truth.frames, shown.inverse_depth[:, ::EVERY], truth.poses
 
     def of(i: int) -> Record:
-        true = truth.poses[i, ::EVERY].double().cpu().numpy()
         lens = truth.intrinsics[i, 0].cpu().numpy()
         out = {}
-        for name, video in videos.items():
-            found = track(video[i].cpu().numpy(), depths[name][i].float().cpu().numpy(), lens)
-            out[name] = asdict(pose_error(found.poses, true)) | {"solved": found.solved}
+        for name, (video, depth, poses) in given.items():
+            flown = poses[i, ::EVERY].double().cpu().numpy()
+            found = track(video[i].cpu().numpy(), depth[i].float().cpu().numpy(), lens)
+            out[name] = asdict(pose_error(found.poses, flown)) | {"solved": found.solved}
         return out
 
     with ThreadPoolExecutor(cpu_count()) as pool:

@@ -1,0 +1,50 @@
+"""Paths flown as a pilot flies them who keeps off the ground: over what has been invented in their way, and back to them.
+
+Paths of the fixed set are free in the true world. What a model invents beyond its first picture stands elsewhere, and
+behind the surface of an invented hill there is nothing to be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from engine.camera import Array, Intrinsics, Pose
+from engine.clearance import Surroundings, cleared, surfaces
+from engine.config import FPS
+
+BACK = 2.0  # seconds in which most of a detour is made good again
+
+
+class Lifted:
+    """N flights under way. `poses` are those that are flown: so far, and of the coming chunk."""
+
+    def __init__(self, poses: Tensor, intrinsics: Tensor) -> None:
+        """poses: [N, P, 4, 4], what is wanted.  intrinsics: [N, P, 4] pixels, of centred lenses."""
+        self.wanted = [[Pose.from_matrix(m) for m in path] for path in poses.double().cpu().numpy()]
+        self.poses = poses.clone()
+        self._lenses = intrinsics[:, 0].double().cpu().numpy()
+        self._at = [path[0] for path in self.wanted]
+        self._around = [Surroundings()] * len(self.wanted)
+
+    def see(self, frame: int, inverse_depth: Tensor, *, chunk: int) -> None:
+        """From what frame `frame` of all flights shows, [N, Y, X] in 1/m, decide on the poses of the next `chunk` frames."""
+        stop = min(frame + 1 + chunk, self.poses.shape[1])
+        for i, seen in enumerate(inverse_depth.float().cpu().numpy()):
+            fx, fy, cx, cy = self._lenses[i]
+            lens = Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=seen.shape[1], height=seen.shape[0])
+            around = self._around[i].seeing(surfaces(seen, self._at[i], lens))
+            self._around[i], points = around, around.points
+            flown = []
+            for k in range(frame + 1, stop):
+                self._at[i] = self._next(self._at[i], self.wanted[i][k - 1], self.wanted[i][k], points)
+                flown.append(self._at[i].matrix)
+            if flown:
+                self.poses[i, frame + 1 : stop] = self.poses.new_tensor(np.stack(flown))
+
+    def _next(self, at: Pose, before: Pose, wanted: Pose, points: Array) -> Pose:
+        """A frame later: as the path moves and turns, and nearer to it, but off what was seen."""
+        moved = at.t + (wanted.t - before.t) + (before.t - at.t) / (BACK * FPS)
+        return cleared(at, replace(wanted, t=moved), points, 1 / FPS)
