@@ -109,7 +109,7 @@ class Refiner:
         """
         self._check(state, latents)
         past = self._past(state, latents.device)
-        if self.steady is not None and self.steady.fits(latents):
+        if self.steady is not None and self.steady.fits(latents, state.held):
             entered = self.steady.enter(past, state.grid[0] * state.grid[1])
             # Made while a GPU fills the rooms.
             noise, told = self._noise(state, latents, noise), self._told(state, latents)
@@ -192,12 +192,14 @@ class Refiner:
         return replace(state, history=history, frame=state.frame + frames, held=held)
 
     def _past(self, state: RefinerState, device: torch.device) -> list[Past]:
-        """What a block sees before itself, layer by layer."""
-        sink = self.config.sink
+        """What a block sees before itself, layer by layer. Behind a full window by the number of every latent frame."""
+        sink, cells = self.config.sink, state.grid[0] * state.grid[1]
+        first = (state.frame - state.held) * cells if state.held == self.config.history else 0
         where = self._turns(state.frame - state.held - sink, sink, state.grid, device)
         history, split = state.history or ((),) * len(state.sink), self.config.rope == "split"
         return [
-            Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
+            Past(sink=s, at=where, history=h, first=first, split=split)
+            for s, h in zip(state.sink, history, strict=True)
         ]
 
     def _told(self, state: RefinerState, latents: Tensor) -> Told:
