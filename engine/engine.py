@@ -28,8 +28,9 @@ from engine.compiler import release_compiler
 from engine.conditioning import Anchor, condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.container import weights_hash
+from engine.finite import NotFinite
 from engine.frame import Frame
-from engine.generator import Generator, NotFinite
+from engine.generator import Generator
 from engine.laps import Laps
 from engine.memory import begin
 from engine.model import WorldModel

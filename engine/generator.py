@@ -9,14 +9,12 @@ from torch import Tensor
 
 from engine.conditioning import Anchor, Conditioning
 from engine.config import ModelConfig
+from engine.finite import Finite
 from engine.model import Given, WorldModel
 from engine.schedule import chunk_noise, euler, steps, timestep
+from engine.sent import sent
 from engine.state import BlockState, StreamState
 from engine.steady import SteadyChunk, all_finite
-
-
-class NotFinite(FloatingPointError):
-    """A chunk came out with infinities or NaNs. The state it was made from is as good as before: try again from it."""
 
 
 class Generator:
@@ -55,7 +53,7 @@ class Generator:
         Returns the latents of chunk 0 [B, C, F, h, w], and the state. Raises NotFinite.
         """
         state = self.begin(first, text=text, text_mask=text_mask, seed=seed, anchor=anchor)
-        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+        return self.step(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
 
     @torch.inference_mode()
     def begin(
@@ -95,7 +93,41 @@ class Generator:
         memory: [B, memory_channels, F, h, w], None: zeros.  noise: [B, C, F, h, w], None: by seed and chunk index.
         Returns the latents [B, C, F, h, w] fp32 and the state after them; `state` itself stays valid. Raises NotFinite.
         """
-        return self._chunk(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+        latents, after, finite = self.launch(state, cond=cond, anchor=anchor, memory=memory, noise=noise)
+        finite.require()
+        return latents, after
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        state: StreamState,
+        *,
+        cond: Conditioning,
+        anchor: Anchor | None = None,
+        memory: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, StreamState, Finite]:
+        """`step` that does not wait for a GPU. Nothing of it is good before the answer that it adds was required."""
+        if cond.frame != state.frame:
+            raise ValueError(
+                f"camera of latent frame {cond.frame} for a state that is at frame {state.frame}"
+            )
+        frames = cond.P.shape[1]
+        if noise is None:
+            noise = self.noise(state, frames=frames)
+        noise = sent(noise, state.latent.device).to(torch.float32)
+        text, mask, past = state.text, state.text_mask, state.blocks
+        if self.steady is not None and self.steady.fits(state.blocks):
+            x, flag, blocks = self.steady(noise, text=text, text_mask=mask, cond=cond, past=past)
+        else:
+            given = self._given(state, cond)
+            pinned = state.latent[:, :, None].float() if state.frame == 0 else None
+            x = self._denoised(noise, given, pinned, memory)
+            flow, blocks = self._pass(x, 0.0, given, pinned, memory)
+            flag = all_finite(x, flow, *(b.mixer for b in blocks))
+        said = f"chunk {state.chunk} is not finite: discard it and step again from its state"
+        after = _after(state, x, blocks, state.anchor if anchor is None else anchor)
+        return x, after, Finite(flag, otherwise=said)
 
     @torch.inference_mode()
     def sample(
@@ -133,36 +165,6 @@ class Generator:
 
     def _embedded(self, text: Tensor) -> Tensor:
         return self.model.embed_text(text if self.config.words else text.to(self.dtype))
-
-    def _chunk(
-        self,
-        state: StreamState,
-        *,
-        cond: Conditioning,
-        anchor: Anchor | None,
-        memory: Tensor | None,
-        noise: Tensor | None,
-    ) -> tuple[Tensor, StreamState]:
-        if cond.frame != state.frame:
-            raise ValueError(
-                f"camera of latent frame {cond.frame} for a state that is at frame {state.frame}"
-            )
-        frames = cond.P.shape[1]
-        if noise is None:
-            noise = self.noise(state, frames=frames)
-        noise = noise.to(state.latent.device, torch.float32)
-        text, mask, past = state.text, state.text_mask, state.blocks
-        if self.steady is not None and self.steady.fits(state.blocks):
-            x, finite, blocks = self.steady(noise, text=text, text_mask=mask, cond=cond, past=past)
-        else:
-            given = self._given(state, cond)
-            pinned = state.latent[:, :, None].float() if state.frame == 0 else None
-            x = self._denoised(noise, given, pinned, memory)
-            flow, blocks = self._pass(x, 0.0, given, pinned, memory)
-            finite = bool(all_finite(x, flow, *(b.mixer for b in blocks)))
-        if not finite:
-            raise NotFinite(f"chunk {state.chunk} is not finite: discard it and step again from its state")
-        return x, _after(state, x, blocks, state.anchor if anchor is None else anchor)
 
     def _given(self, state: StreamState, cond: Conditioning) -> Given:
         return self.model.given(

@@ -19,6 +19,7 @@ from engine.refiner_room import KV, Past, Room, Rooms, first_room, newest
 from engine.refiner_rope import Turn, turns
 from engine.refiner_steady import SteadyBlock
 from engine.schedule import chunk_noise
+from engine.sent import sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +110,9 @@ class Refiner:
         """
         self._check(state, latents)
         past = self._past(state, latents.device)
-        if self.steady is not None and self.steady.fits(latents):
+        if self.steady is not None and self.steady.fits(latents, state.held):
             entered = self.steady.enter(past, state.grid[0] * state.grid[1])
-            # Made while a GPU fills the rooms.
+            # Made while a GPU is at work.
             noise, told = self._noise(state, latents, noise), self._told(state, latents)
             refined = self.steady(latents, noise, told, entered)
             return refined, self._after(state, refined, [self._newest(refined, r) for r in entered])
@@ -151,8 +152,7 @@ class Refiner:
         """That given, else by seed and frame, never that of stage 1. On its way to the GPU without waiting for it."""
         if noise is None:
             noise = chunk_noise(tuple(latents.shape), seed=state.seed, chunk=~state.frame)
-            noise = noise.pin_memory() if latents.is_cuda else noise
-        return noise.to(latents.device, non_blocking=True).to(self.dtype)
+        return sent(noise, latents.device).to(self.dtype)
 
     def skip(self, state: RefinerState, frames: int) -> RefinerState:
         """Let latent frames pass as they are. The window is forgotten: the next block sees only the sink before it."""
@@ -192,12 +192,14 @@ class Refiner:
         return replace(state, history=history, frame=state.frame + frames, held=held)
 
     def _past(self, state: RefinerState, device: torch.device) -> list[Past]:
-        """What a block sees before itself, layer by layer."""
-        sink = self.config.sink
+        """What a block sees before itself, layer by layer. Behind a full window by the number of every latent frame."""
+        sink, cells = self.config.sink, state.grid[0] * state.grid[1]
+        first = (state.frame - state.held) * cells if state.held == self.config.history else 0
         where = self._turns(state.frame - state.held - sink, sink, state.grid, device)
         history, split = state.history or ((),) * len(state.sink), self.config.rope == "split"
         return [
-            Past(sink=s, at=where, history=h, split=split) for s, h in zip(state.sink, history, strict=True)
+            Past(sink=s, at=where, history=h, first=first, split=split)
+            for s, h in zip(state.sink, history, strict=True)
         ]
 
     def _told(self, state: RefinerState, latents: Tensor) -> Told:

@@ -1,12 +1,15 @@
 """Where keys and values of a block of frames stand during its passes: behind those that it sees, in one memory.
 
 Passes overwrite their own part and leave the rest, so that sink and history are turned and joined once per block.
+Attention does not ask in which order keys stand. So a full history is a ring: every latent frame has a place that
+follows from its number alone, where the newest takes that of the one just forgotten and all others stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -39,6 +42,13 @@ class KV:
         there.k.copy_(other.k)
         there.v.copy_(other.v)
 
+    def fill_round(self, first: int, other: KV) -> None:
+        """The same, and from the beginning what does not fit before the end."""
+        fits = min(other.tokens, self.tokens - first)
+        self.fill(first, other.part(0, fits))
+        if fits < other.tokens:
+            self.fill(0, other.part(fits, other.tokens - fits))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
@@ -55,21 +65,40 @@ class Past:
 
     sink: KV
     at: Turn  # where the sink is to stand
-    history: tuple[KV, ...]
+    history: tuple[KV, ...]  # oldest first
+    first: int  # where the oldest begins in the tokens of the history, a ring: counted on beyond its end
     split: bool  # how it turns
 
     @property
     def tokens(self) -> int:
-        return self.sink.tokens + sum(block.tokens for block in self.history)
+        return self.sink.tokens + self.held
 
-    def room(self, own: int, *, size: int = 0, memory: KV | None = None) -> Room:
-        """Joined, with place for a block of `own` tokens.
+    @property
+    def held(self) -> int:
+        """Tokens of the history."""
+        return sum(block.tokens for block in self.history)
 
-        size: tokens of memory taken, if more than those.  memory: at the beginning of which to stand; None: new one.
+    @property
+    def places(self) -> tuple[tuple[int, KV], ...]:
+        """The blocks of the history, and where in it each begins."""
+        held, lengths = self.held, (block.tokens for block in self.history)
+        begins = accumulate(lengths, initial=self.first)
+        return tuple((begin % held, block) for begin, block in zip(begins, self.history, strict=False))
+
+    def room(self, own: int, *, size: int = 0) -> Room:
+        """Joined in new memory, with place for a block of `own` tokens.
+
+        size: tokens of memory taken, if more than those.
         """
-        if memory is None:
-            memory = empty_memory(self.sink.k, max(size, self.tokens + own))
-        room = room_in(memory, self.tokens, own)
+        room = room_in(empty_memory(self.sink.k, max(size, self.tokens + own)), self.tokens, own)
+        self.fill(room)
+        return room
+
+    def fill(self, room: Room, *, new: int | None = None) -> None:
+        """Turn the sink into its place, and put the blocks of the history into theirs.
+
+        new: how many of them, the newest ones, do not stand there already; None: all.
+        """
         first = room.all.part(0, self.sink.tokens)
         turn_into(
             self.sink.k,
@@ -81,11 +110,10 @@ class Past:
             k_out=first.k,
             v_out=first.v,
         )
-        filled = self.sink.tokens
-        for block in self.history:
-            room.all.fill(filled, block)
-            filled += block.tokens
-        return room
+        ring = room.all.part(self.sink.tokens, self.held)
+        known = 0 if new is None else len(self.history) - new
+        for begin, block in self.places[known:]:
+            ring.fill_round(begin, block)
 
 
 def newest(blocks: Sequence[KV], count: int) -> tuple[KV, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.conditioning import Conditioning
-from engine.generator import NotFinite
+from engine.finite import NotFinite
 from engine.model import WorldModel
 from engine.sampling import Pass, Sampling, passes
 from engine.schedule import chunk_noise, euler

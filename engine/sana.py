@@ -2,6 +2,7 @@
 
 Stage 1 makes three latent frames from the frozen past, the refiner sharpens them if it is on, the causal decoder
 turns them into pictures. The same interface as `engine.engine.Engine`, and like it without memory of its own.
+All three are launched before the first is waited for, so that a GPU goes from one to the next.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from engine.conditioning import (
 )
 from engine.config import FPS, WorldSpec
 from engine.engine import Chunk
+from engine.finite import Finite
 from engine.frame import Frame
-from engine.generator import Generator, NotFinite
+from engine.generator import Generator
 from engine.graphed import Graphed
 from engine.laps import Laps
 from engine.model import WorldModel
@@ -37,6 +39,7 @@ from engine.pictures import PictureDecoder
 from engine.prompt import Text
 from engine.refiner import Prompt, Refiner
 from engine.refiner_model import RefinerModel
+from engine.sent import sent
 from engine.state import StreamState
 from engine.vae import Vae
 from engine.values import form
@@ -142,12 +145,13 @@ class SanaEngine:
         laps = Laps()
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
         noise = self.generator.noise(state, frames=cond.P.shape[1], attempt=attempt)
-        latents, after = self.generator.step(state, cond=cond, anchor=anchor, noise=noise)
+        latents, after, made = self.generator.launch(state, cond=cond, anchor=anchor, noise=noise)
         latents = latents[:, :, -self.generator.config.chunk :]  # chunk 0 opens with the picture
-        laps.lap("denoise")
-        if state.refiner is not None:
-            latents, after = self._refined(after, latents, laps)
+        latents, after, refined = self._refined(after, latents)
         pictures, decoder = self.pictures.decode(latents, state.decoder)
+        laps.lap("denoise", at=made.require())
+        if refined is not None:
+            laps.lap("refine", at=refined.require())
         pixels = list(pictures)
         laps.lap("decode")
         first = self.next_frame(state)
@@ -214,10 +218,10 @@ class SanaEngine:
         """
         opens = state.frame == 0
         assert state.anchor is not None
-        poses = poses.to(self.device)
+        poses = sent(poses, self.device)
         if opens:
             poses = torch.cat([state.anchor.camera[:, None].to(poses), poses], dim=1)
-        row = torch.from_numpy(intrinsics.row).to(self.device)
+        row = sent(torch.from_numpy(intrinsics.row), self.device)
         anchor = None if opens else state.anchor.to(poses)
         cond, anchor = self._seen(poses, row, anchor)
         return replace(cond, frame=state.frame), anchor
@@ -243,19 +247,17 @@ class SanaEngine:
             raise ValueError("this text was not read for the refiner: embed it again with the refiner on")
         return self.refiner.prompt(text.refiner, text.refiner_mask)
 
-    def _refined(self, state: StreamState, latents: Tensor, laps: Laps) -> tuple[Tensor, StreamState]:
-        """Latents through the second stage if it is on; its window forgets what it did not make."""
+    def _refined(self, state: StreamState, latents: Tensor) -> tuple[Tensor, StreamState, Finite | None]:
+        """Latents through the second stage if it is there and on; its window forgets what it did not make."""
+        if state.refiner is None:
+            return latents, state, None
         assert self.refiner is not None
-        assert state.refiner is not None
         if not state.refining:
-            return latents, replace(state, refiner=self.refiner.skip(state.refiner, latents.shape[2]))
+            skipped = self.refiner.skip(state.refiner, latents.shape[2])
+            return latents, replace(state, refiner=skipped), None
         latents, refiner = self.refiner.step(state.refiner, latents)
-        if not bool(latents.isfinite().all()):
-            raise NotFinite(
-                f"chunk {state.chunk - 1} is not finite after refining: step again from its state"
-            )
-        laps.lap("refine")
-        return latents, replace(state, refiner=refiner)
+        said = f"chunk {state.chunk - 1} is not finite after refining: step again from its state"
+        return latents, replace(state, refiner=refiner), Finite(latents.isfinite().all(), otherwise=said)
 
     def _pixels(self, picture: NDArray[np.uint8]) -> Tensor:
         """[1, 3, Y, X] in [-1, 1]."""

@@ -59,10 +59,10 @@ class SteadyChunk:
         text_mask: Tensor | None,
         cond: Conditioning,
         past: tuple[BlockState, ...],
-    ) -> tuple[Tensor, bool, tuple[BlockState, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[BlockState, ...]]:
         """noise: [B, C, F, h, w] fp32; the rest as in `WorldModel.forward`. All of it becomes one chunk.
 
-        Returns latents like noise, whether all numbers are finite, and the new state.
+        Returns latents like noise, whether all numbers are finite as a bool scalar, and the new state.
         """
         told = Told(
             text=text,
@@ -73,7 +73,7 @@ class SteadyChunk:
             at=torch.full((), cond.frame, device=noise.device),
         )
         x, finite, mixers, tails = self._graphed(noise, told)
-        return x, bool(finite), self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
+        return x, finite, self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
 
     def known(self, text: Tensor) -> Words:
         """Keys and values of the words, worked out where the text is another than the last time."""

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.generator import Generator, NotFinite
+from engine.finite import NotFinite
+from engine.generator import Generator
 from engine.schedule import add_noise, chunk_noise, clean_of, euler, flow_of, shifted, steps, timestep
 from engine.state import Keys, Memory
 from engine.steady import all_finite

@@ -12,9 +12,10 @@ from torch import Tensor
 from engine.ltx2 import LTX2_REFINER, refiner_config
 from engine.refiner import Refiner, RefinerState
 from engine.refiner_model import RefinerModel, is_unread
+from engine.refiner_room import KV
 from engine.refiner_rope import Turn, turns
 from engine.release import empty
-from engine.values import tensors
+from engine.values import mapped, tensors
 from kernels.norm_turn import turned
 from tests.checks.ltx2 import SMALL_REFINER, filled, normal
 from tests.checks.vae import count
@@ -134,9 +135,9 @@ def test_keys_joined_once_or_in_every_pass_are_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def flown(*, fast: bool, device: str = "cpu") -> list[Tensor]:
-    """Nine blocks and what is remembered: two prompts in turns, an older state again, another flight between."""
-    model = filled(RefinerModel(SMALL_REFINER)).to(device)
+def flown(*, fast: bool, window: int, device: str = "cpu") -> list[Tensor]:
+    """13 blocks and what is remembered: four prompts in turns, an older state again, another flight between."""
+    model = filled(RefinerModel(replace(SMALL_REFINER, window=window))).to(device)
     assert isinstance(model, RefinerModel)
     r, latents = Refiner(model, fast=fast), LATENTS.to(device)
     words = [normal(2, 1, 7, 12), normal(3, 1, 7, 12), normal(4, 1, 5, 12)]
@@ -161,16 +162,201 @@ def flown(*, fast: bool, device: str = "cpu") -> list[Tensor]:
     return out
 
 
-def test_in_memory_that_stays_a_block_is_the_same() -> None:
-    assert all(torch.equal(a, b) for a, b in zip(flown(fast=True), flown(fast=False), strict=True))
+@pytest.mark.parametrize("window", [5, 8])
+def test_in_memory_that_stays_a_block_is_the_same(window: int) -> None:
+    """Filled anew for every block, and going on."""
+    runs = (flown(fast=fast, window=window) for fast in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 @pytest.mark.gpu
-def test_captured_a_block_is_the_same() -> None:
+@pytest.mark.parametrize("window", [5, 8])
+def test_captured_a_block_is_the_same(window: int) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    runs = (flown(fast=fast, device="cuda") for fast in (True, False))
+    runs = (flown(fast=fast, window=window, device="cuda") for fast in (True, False))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def coming(state: RefinerState) -> Tensor:
+    """Some latents for the block after a state, however far it is."""
+    at = state.frame % 19
+    return LATENTS[:, :, at : at + 3]
+
+
+def same(a: tuple[Tensor, RefinerState], b: tuple[Tensor, RefinerState]) -> bool:
+    """What came out of two steps, and all that they remember, bit for bit."""
+    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each piece of a history that is copied into a memory."""
+    tokens, fill = [], KV.fill
+
+    def counted(there: KV, first: int, other: KV) -> None:
+        tokens.append(other.tokens)
+        fill(there, first, other)
+
+    monkeypatch.setattr(KV, "fill", counted)
+    return tokens
+
+
+@pytest.mark.parametrize("window", [3, 4, 5, 6, 7, 8, 9, 10, 11])
+def test_behind_a_full_window_only_what_is_new_is_filled_in(window: int, copies: list[int]) -> None:
+    """In two pieces at most; as good as all of it, over twelve blocks behind the window. All where it cuts the newest block."""
+    plain = refiner(window=window)
+    going, state, frames = Refiner(plain.model, fast=True), begun(plain), []
+    for _ in range(16):
+        full, latents = state.held == window - 1, coming(state)
+        wanted = [r.step(state, latents) for r in (plain, Refiner(plain.model, fast=True))]
+        copies.clear()
+        got = going.step(state, latents)
+        assert all(same(got, w) for w in wanted)
+        if full:
+            frames.append(sum(copies) / 6 / 2)
+            assert frames[-1] > 3 or len(copies) <= 2 * 2  # pieces and layers
+        state = got[1]
+    assert len(frames) >= 12
+    assert frames[0] == window - 1
+    assert set(frames[1:]) == {3 if window > 6 else window - 1}
+
+
+def test_the_order_of_keys_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the oldest to the newest, as released, or each in the place of its number: equal but for rounding."""
+    ring, row = refiner(window=11), refiner(window=11)
+    past = row._past
+    monkeypatch.setattr(row, "_past", lambda s, on: [replace(p, first=0) for p in past(s, on)])
+    states, differ = [begun(ring), begun(row)], 0
+    for _ in range(12):
+        latents = coming(states[0])
+        (a, one), (b, two) = (r.step(s, latents) for r, s in zip((ring, row), states, strict=True))
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        differ, states = differ + (not torch.equal(a, b)), [one, two]
+    assert differ  # it was another order
+
+
+class Watched:
+    """A refiner in memory that stays, beside a plain one."""
+
+    def __init__(self, copies: list[int]) -> None:
+        self.plain = refiner(window=11)
+        self._going, self._copies = Refiner(self.plain.model, fast=True), copies
+
+    def after(self, state: RefinerState, blocks: int = 1) -> RefinerState:
+        for _ in range(blocks):
+            _, state = self.plain.step(state, coming(state))
+        return state
+
+    def filled(self, *states: RefinerState) -> list[float]:
+        """Step from one state after the other, as the plain one does. Returns the frames filled in, of each layer."""
+        frames = []
+        for state in states:
+            latents = coming(state).repeat(state.sink[0].k.shape[0], 1, 1, 1, 1)
+            latents = latents.reshape(*latents.shape[:3], *state.grid)
+            wanted = self.plain.step(state, latents)
+            self._copies.clear()
+            assert same(self._going.step(state, latents), wanted)
+            frames.append(sum(self._copies) / 6 / 2)
+        return frames
+
+
+def test_whichever_past_comes_next_its_history_is_there(copies: list[int]) -> None:
+    """Again, back, of another flight, under another prompt, from a file, at another time."""
+    r = Watched(copies)
+    a, b = (r.after(replace(begun(r.plain), seed=seed), 4) for seed in (1, 2))
+    after = r.after(a)
+    assert r.filled(a, a, after, after, a, after) == [10, 0, 3, 0, 10, 3]
+    assert r.filled(b, after, r.after(b), after, r.after(after)) == [10, 10, 10, 10, 3]
+    told = replace(after, prompt=r.plain.prompt(normal(3, 1, 5, 12)))
+    assert r.filled(after, told, r.after(told)) == [10, 0, 3]
+    loaded = mapped(after, torch.clone)
+    assert r.filled(after, loaded, r.after(loaded), after) == [10, 10, 3, 10]
+    whole = tuple((joined(blocks),) for blocks in after.history)  # as old files have it
+    for history in (whole, (whole[0], *after.history[1:])):
+        old = replace(after, history=history)
+        assert r.filled(a, old, old, r.after(old), r.after(old, 2)) == [10, 10, 0, 10, 10]
+    later = replace(after, frame=after.frame + 1)  # other places for the same keys
+    assert r.filled(after, later, later, after) == [10, 10, 0, 10]
+
+
+def joined(blocks: tuple[KV, ...]) -> KV:
+    return KV(torch.cat([kv.k for kv in blocks], dim=1), torch.cat([kv.v for kv in blocks], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "new"),
+    [((1,), 1), ((5,), 5), ((7,), 7), ((8,), 10), ((10,), 10), ((12,), 10), ((1, 2), 3), ((3, 4, 1), 10)],
+)
+def test_what_is_remembered_without_a_step_is_filled_in_too(
+    lengths: tuple[int, ...], new: int, copies: list[int]
+) -> None:
+    """Blocks of any length and number; all of the history where they leave the newest one that stands there no place."""
+    r = Watched(copies)
+    state = grown = r.after(begun(r.plain), 5)
+    for length in lengths:
+        grown = r.plain.commit(grown, LATENTS[:, :, :length])
+    assert r.filled(state, grown, r.after(grown)) == [10, new, 3 if lengths[-1] <= 7 else 10]
+
+
+def test_a_window_that_fills_again_leaves_nothing_that_is_trusted(copies: list[int]) -> None:
+    """After a gap, and of other shapes: rows for columns, two clips at once."""
+    r = Watched(copies)
+    state = r.after(begun(r.plain), 5)
+    gap = r.plain.skip(state, 4)
+    line = [r.after(gap, blocks) for blocks in range(5)]
+    assert [s.held for s in line] == [0, 3, 6, 9, 10]
+    assert r.filled(state, *line, state, line[1], state) == [10, 0, 3, 6, 9, 10, 10, 3, 10]
+    high = r.plain.start(LATENTS[:, :, :1].reshape(1, 8, 1, 3, 2), prompt=state.prompt)
+    two = r.plain.start(LATENTS[:, :, :1].repeat(2, 1, 1, 1, 1), prompt=r.plain.prompt(normal(2, 2, 7, 12)))
+    for other in (high, two):
+        for _ in range(6):
+            latents = coming(other).repeat(other.sink[0].k.shape[0], 1, 1, 1, 1)
+            _, other = r.plain.step(other, latents.reshape(*latents.shape[:3], *other.grid))
+        assert r.filled(other, other, state) == [10, 0, 10]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "at"), [(KV, "fill", 2), (RefinerModel, "forward", 2), (RefinerModel, "remember", 1)]
+)
+def test_a_step_that_failed_leaves_memory_that_is_as_good(
+    owner: type, name: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halfway through what is filled in, between two passes, or in the last."""
+    plain = refiner(window=8)
+    going = Refiner(plain.model, fast=True)
+    a, b = begun(plain), replace(begun(plain), seed=7)
+    for _ in range(4):
+        a, b = (plain.step(s, coming(s))[1] for s in (a, b))
+    whole = getattr(owner, name)
+    for state in (plain.step(a, coming(a))[1], b):
+        going.step(a, coming(a))
+        calls: list[None] = []
+
+        def failing(*args: Any, calls: list[None] = calls, **given: Any) -> Any:
+            calls.append(None)
+            if len(calls) == at:
+                raise RuntimeError("no more memory")
+            return whole(*args, **given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, failing)
+            with pytest.raises(RuntimeError, match="no more memory"):
+                going.step(state, coming(state))
+        for again in (state, a, b):
+            assert same(going.step(again, coming(again)), plain.step(again, coming(again)))
+
+
+def test_a_history_longer_than_the_window_has_fresh_memory() -> None:
+    """That of a flight saved where the window was longer."""
+    longer, plain = refiner(window=11), refiner(window=5)
+    _, state = run(longer, begun(longer), 5)
+    going = Refiner(plain.model, fast=True)
+    for _ in range(4):
+        wanted, got = (r.step(state, coming(state)) for r in (plain, going))
+        assert same(wanted, got)
+        state = got[1]
+    assert state.held == 4
 
 
 @pytest.mark.parametrize("change", [{"hold": False}, {"window": 2}, {}], ids=str)
@@ -184,7 +370,7 @@ def test_what_does_not_come_again_has_fresh_memory(change: dict[str, Any]) -> No
     assert torch.equal(*outs)
     assert r.steady is not None
     assert not r.steady._memory
-    assert r.steady.fits(LATENTS[:, :, 1:4]) == (not change)
+    assert r.steady.fits(LATENTS[:, :, 1:4], 0) == (not change)
 
 
 def test_nothing_in_the_passes_of_a_block_is_looked_at_or_sent() -> None:

@@ -173,7 +173,7 @@ def test_rows_on_fp8_units() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["bf16", "fp8"])
 def test_at_the_released_width_a_captured_block_is_the_same(form: Format) -> None:
-    """To the bit: queries, some of them set apart, keys and what is remembered, over a window that fills and slides."""
+    """To the bit: queries, some of them set apart, keys and what is remembered, over a window that fills and goes round."""
     if not torch.cuda.is_available() or (form == "fp8" and torch.cuda.get_device_capability() < (8, 9)):
         pytest.skip(f"no GPU for {form}")
     gpu, grid = torch.device("cuda"), Sizes().grid
@@ -189,7 +189,7 @@ def test_at_the_released_width_a_captured_block_is_the_same(form: Format) -> Non
     for fast in (True, False):
         r = Refiner(model, fast=fast)
         state, out = r.start(latents[:, :, :1], prompt=r.prompt(words)), []
-        for _ in range(7):
+        for _ in range(9):
             refined, state = r.step(state, latents[:, :, 1:])
             out.append(refined.cpu())
         assert r.steady is None or r.steady.ready

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.generator import NotFinite
+from engine.finite import NotFinite
 from engine.model import WorldModel
 from engine.sampler import Clip, Sampler, SamplerState
 from engine.sampling import Sampling, clip_chunks, ladder

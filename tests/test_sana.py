@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from engine import opening, setup
+from engine import opening, sana, setup
 from engine.camera import Intrinsics, Pose
 from engine.conditioning import from_rows, pose_tensor, prepare
 from engine.engine import Chunk
+from engine.finite import NotFinite
+from engine.generator import Generator
 from engine.model import WorldModel
 from engine.offload import Travellers
 from engine.opening import open_sana
@@ -22,6 +25,7 @@ from engine.release import empty
 from engine.sana import SanaEngine
 from engine.setup import GB, TIERS, Setup, Sizes, needs
 from engine.vae import Vae, to_uint8
+from tests.test_whole import FAKE, NothingSent, without_numbers
 from tests.tiny import hills
 from tests.tiny_sana import SETUP, SIZES, exact_engine
 
@@ -147,6 +151,67 @@ def test_warming_up_goes_on_until_the_refiner_can_be_captured(monkeypatch: pytes
     assert held == [0, 3, 6, 9, 10, 10]
     engine.refining = False
     assert engine._until_steady() == 2
+
+
+def captured() -> SanaEngine:
+    """As on a GPU, as far as there is none."""
+    engine = open_sana(SETUP, device="cpu")
+    assert engine.refiner is not None
+    engine.generator = Generator(engine.generator.model, fast=True)
+    engine.refiner = Refiner(engine.refiner.model, fast=True)
+    return engine
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"noise"}, r"chunk 6 is not finite: discard it and step again from its state"),
+        ({"_noise"}, r"chunk 6 is not finite after refining: step again from its state"),
+        ({"noise", "_noise"}, r"chunk 6 is not finite: discard"),
+    ],
+)
+def test_what_is_not_finite_is_told_by_stage_and_leaves_the_state_as_good(
+    broken: set[str], said: str, fast: bool, engine: SanaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flown = captured() if fast else engine
+    state = fly(flown, 6)[-1].state
+    want = engine.step(state, path(6), intrinsics=LENS)
+    with monkeypatch.context() as patched:
+        for stage in (flown.generator, flown.refiner):
+            for name in broken & set(dir(stage)):
+                made = getattr(stage, name)
+                patched.setattr(
+                    stage, name, lambda *a, made=made, **given: torch.full_like(made(*a, **given), torch.nan)
+                )
+        with pytest.raises(NotFinite, match=said):
+            flown.step(state, path(6), intrinsics=LENS)
+    got = flown.step(state, path(6), intrinsics=LENS)
+    assert np.array_equal(pixels(want), pixels(got))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(want.state), tensors(got.state), strict=True))
+
+
+def test_all_stages_are_launched_before_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the camera to the pictures nothing is looked at or sent but noise, as far as it shows without a GPU."""
+    flown = captured()
+    assert flown.refiner is not None
+    state = fly(flown, 6)[-1].state
+    cond, anchor = flown.condition(state, pose_tensor(path(6)), LENS)
+    for module in (flown.generator.model, flown.refiner.model, flown.vae):
+        numbers = {k: FAKE.from_tensor(v) for k, v in module.state_dict().items()}
+        module.load_state_dict(numbers, assign=True)
+    for block in flown.refiner.model.blocks():
+        block.attn1._joined = None  # views of true numbers
+    flown.refiner = Refiner(flown.refiner.model, fast=True)
+    state, cond, anchor = without_numbers((state, cond, anchor))
+    decode, made = flown.pictures.decode, []
+    monkeypatch.setattr(flown.pictures, "decode", lambda *given: made.append(decode(*given)) or made[-1])
+    monkeypatch.setattr(flown, "condition", lambda *given: (cond, anchor))
+    monkeypatch.setattr(sana, "pose_tensor", lambda poses: None)
+    with FAKE, NothingSent(), pytest.raises(DataDependentOutputException):
+        flown.step(state, path(6), intrinsics=LENS)
+    ((pictures, _),) = made
+    assert sum(len(pixels) for pixels, _ in pictures.parts) == 24
 
 
 def test_the_refiner_goes_off_and_on_in_flight(engine: SanaEngine, plain: SanaEngine) -> None:
