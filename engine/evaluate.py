@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from engine.codec import Codec
 from engine.composite import composite
-from engine.conditioning import condition_clip
+from engine.conditioning import condition_chunk
 from engine.curve import curve
 from engine.generator import Generator
 from engine.measure.lifted import Lifted
@@ -158,9 +159,10 @@ def fly(
     """
     generator = Generator(model, levels=levels)
     dtype, device = generator.dtype, pictures.device
-    cond = condition_clip(poses, intrinsics, grid=codec.config.grid, config=model.config)
+    given = partial(condition_chunk, grid=codec.config.grid, config=model.config)
+    cond, anchor = given(None, poses[:, :1], intrinsics[:, :1], frame=0)
     still = encoded_first(codec, pictures, inverse_depth)
-    latents, state = generator.start(still.float(), text=words, cond=cond.part(0, 1), seed=seed)
+    latents, state = generator.start(still.float(), text=words, cond=cond, seed=seed)
     remembers = checked(model.config.memory_channels, codec) and memory
     spatial = None
     if remembers:
@@ -169,12 +171,12 @@ def fly(
         )
     blank = torch.zeros(pictures.shape[:3], device=device)
     seen = blank if inverse_depth is None else inverse_depth.clamp_min(0)  # last, by all flights
-    for i in range(1, cond.P.shape[1]):
+    for i in range(1, (poses.shape[1] - 1) // 8 + 1):
         if lifted is not None:
             lifted.see(8 * i - 8, seen, chunk=8)
             poses = lifted.poses
-            cond = condition_clip(poses, intrinsics, grid=codec.config.grid, config=model.config)
         before, views, recalled = state.latent, slice(8 * i - 7, 8 * i + 1), None
+        cond, anchor = given(anchor, poses[:, views], intrinsics[:, views], frame=i)
         if spatial is not None:
             recalled = recall(
                 spatial,
@@ -186,7 +188,7 @@ def fly(
             )
         channels = None if recalled is None else recalled.channels
         noise = chunk_noise((1, *latents.shape[1:]), seed=seed, chunk=state.chunk).expand_as(latents)
-        latents, state = generator.step(state, cond=cond.part(i, i + 1), memory=channels, noise=noise)
+        latents, state = generator.step(state, cond=cond, memory=channels, noise=noise)
         with half(device):
             rgb, depth = codec.decode(before.to(dtype), latents[:, :, -1].to(dtype))
         if recalled is not None:

@@ -1,9 +1,11 @@
 """Where a video was filmed from, judged by its pictures and their depth alone.
 
-Corners of a keyframe, lifted to 3-D by its depth, are followed from frame to frame (Lucas-Kanade on pyramids, checked
-backwards), and every few frames the camera is solved from where they are seen (PnP with RANSAC, refined on inliers).
-When too few are left the last solved frame becomes the keyframe. Rotations do not need the depth to be right, only
-its order; translations follow its scale, which the comparison of paths takes out once per flight.
+Corners of a keyframe, lifted to 3-D by its depth, are followed from frame to frame (Lucas-Kanade on pyramids, begun where
+the turn so far would put them, checked backwards), and every few frames the camera is solved from where they are seen
+(PnP with RANSAC, refined on inliers). When too few are left the last solved frame becomes the keyframe. Rotations do
+not need the depth to be right, only its order; translations follow its scale, which the comparison of paths takes out
+once per flight. Where nothing is near enough to tell of a translation, as in the sky, the turn alone is solved, from
+directions (RANSAC over pairs of them, then Kabsch 1976), and the camera moves on as it did.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ Picture = NDArray[np.uint8]
 EVERY = 4  # frames between solved poses, as in SANA-WM-Bench
 CORNERS: dict[str, Any] = dict(maxCorners=400, qualityLevel=0.001, minDistance=4, blockSize=5)
 FLOW: dict[str, Any] = dict(
-    winSize=(11, 11), maxLevel=3, criteria=(3, 30, 0.003)
+    winSize=(11, 11), maxLevel=3, criteria=(3, 30, 0.003), flags=cv2.OPTFLOW_USE_INITIAL_FLOW
 )  # 30 rounds, or 0.003 pixels
 BACKWARDS = 0.5  # pixels by which a corner followed there and back may miss
 OFF = 1.0  # pixels: reprojection error of an inlier
 LEFT = 0.7  # share of a keyframe's corners below which the next keyframe begins
 LEAST = 24  # corners from which a pose is solved
+PAIRS, TURN_OFF, TURN_LEAST = 200, 2.0, 12  # tries, pixels and corners of a turn alone
+TURN_SHARE = 0.4  # of the corners that a turn alone must explain
+TELLS, TELLING = 150.0, 12  # metres: corners nearer than that tell of a translation, and how many have to
 EDGE = 0.3  # share by which inverse depths of one surface differ between neighbours at most
+SWERVE, LEAP = 30.0, 12.0  # degrees and metres by which a camera departs from going on as before, at most, in `EVERY` frames
 FAREST = 2000.0  # metres: where the sky is put
 
 
@@ -36,7 +42,9 @@ class Track:
     """What was found of one video."""
 
     poses: Array  # [n, 4, 4] camera to world, of frames 0, 4, 8, …; the first is the identity
-    solved: float  # share of them that the pictures decided; in the others the camera is taken to stand
+    solved: (
+        float  # share of them that the pictures decided; in the others the camera is taken to go on as before
+    )
 
 
 @dataclass(slots=True)
@@ -61,26 +69,42 @@ def track(frames: Picture, inverse_depth: NDArray[np.floating], intrinsics: NDAr
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])  # OpenCV counts from pixel centres
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
     key = _keyframe(greys[0], inverse_depth[0], K, np.eye(4))
-    poses, solved = [np.eye(4)], 0
+    poses, step, solved = [np.eye(4)], np.eye(4), 0
     for i in range(1, len(greys)):
-        _follow(key, greys[i - 1], greys[i])
+        _follow(key, greys[i - 1], greys[i], expected=_moved_by(key.seen, K, step[:3, :3]))
         if i % EVERY:
             continue
-        relative = _solve(key, K, guess=np.linalg.inv(poses[-1]) @ key.pose)
+        guess = np.linalg.inv(poses[-1] @ step) @ key.pose
+        relative = _solve(key, K, guess=guess)
         solved += relative is not None
-        poses.append(poses[-1] if relative is None else key.pose @ np.linalg.inv(relative))
+        poses.append(key.pose @ np.linalg.inv(guess if relative is None else relative))
+        step = np.linalg.inv(poses[-2]) @ poses[-1]
         if relative is None or len(key.seen) < max(LEAST * 2, LEFT * key.begun):
             key = _keyframe(greys[i], inverse_depth[i // EVERY], K, poses[-1])
     return Track(poses=np.stack(poses), solved=solved / max(1, len(poses) - 1))
 
 
+def _moved_by(seen: NDArray[np.float32], K: Array, turn: Array) -> NDArray[np.float32]:
+    """Where pixels [k, 1, 2] are a frame later if the camera goes on turning by `turn` [3, 3] in `EVERY` frames."""
+    vector, _ = cv2.Rodrigues(turn)
+    back, _ = cv2.Rodrigues(-np.asarray(vector) / EVERY)
+    rays = _rays(seen, K) @ np.asarray(back).T
+    there = rays[:, :2] / np.maximum(rays[:, 2:], 1e-3) * (K[0, 0], K[1, 1]) + (K[0, 2], K[1, 2])
+    out: NDArray[np.float32] = there[:, None].astype(np.float32)
+    return out
+
+
+def _rays(seen: NDArray[np.float32], K: Array) -> Array:
+    """Directions [k, 3] of pixels [k, 1, 2], in the axes of the camera, of length 1 along z."""
+    x, y = seen[:, 0].astype(np.float64).T
+    return np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
+
+
 def _keyframe(grey: Picture, inverse_depth: NDArray[np.floating], K: Array, pose: Array) -> _Keyframe:
     found = cv2.goodFeaturesToTrack(grey, **CORNERS)
     seen = np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
-    x, y = seen[:, 0].T
-    depth = 1 / np.maximum(_sampled(inverse_depth.astype(np.float64), x, y), 1 / FAREST)
-    rays = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
-    return _Keyframe(pose=pose, points=rays * depth[:, None], seen=seen, begun=len(seen))
+    depth = 1 / np.maximum(_sampled(inverse_depth.astype(np.float64), *seen[:, 0].T), 1 / FAREST)
+    return _Keyframe(pose=pose, points=_rays(seen, K) * depth[:, None], seen=seen, begun=len(seen))
 
 
 def _sampled(inverse_depth: Array, x: Array, y: Array) -> Array:
@@ -98,13 +122,13 @@ def _sampled(inverse_depth: Array, x: Array, y: Array) -> Array:
     return np.where(one, mean, nearest)
 
 
-def _follow(key: _Keyframe, before: Picture, now: Picture) -> None:
-    """Move the corners on by one frame; those that are lost go."""
+def _follow(key: _Keyframe, before: Picture, now: Picture, *, expected: NDArray[np.float32]) -> None:
+    """Move the corners on by one frame; those that are lost go. expected: about where they are then, [k, 1, 2]."""
     if not len(key.seen):
         return
-    empty: Any = None
-    there, found, _ = cv2.calcOpticalFlowPyrLK(before, now, key.seen, empty, **FLOW)
-    back, again, _ = cv2.calcOpticalFlowPyrLK(now, before, there, empty, **FLOW)
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, now, key.seen, expected.copy(), **FLOW)
+    back = np.asarray(there, np.float32) - (expected - key.seen)
+    back, again, _ = cv2.calcOpticalFlowPyrLK(now, before, there, back, **FLOW)
     height, width = now.shape
     x, y = there[:, 0].T
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -115,7 +139,24 @@ def _follow(key: _Keyframe, before: Picture, now: Picture) -> None:
 
 def _solve(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
     """The motion [4, 4] that takes points from the keyframe's axes to the camera's; None if the pictures do not say."""
-    if len(key.seen) < LEAST:
+    seen, points = key.seen, key.points
+    for way in (_pose, _turn):
+        found = way(key, K, guess=guess)
+        if found is not None and _steady(found @ np.linalg.inv(guess)):
+            return found
+        key.seen, key.points = seen, points
+    return None
+
+
+def _steady(apart: Array) -> bool:
+    """Whether a camera may have departed so far, [4, 4], from going on as before."""
+    angle = np.linalg.norm(np.asarray(cv2.Rodrigues(apart[:3, :3])[0]))
+    return bool(np.degrees(angle) < SWERVE and np.linalg.norm(apart[:3, 3]) < LEAP)
+
+
+def _pose(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
+    """All six degrees of freedom."""
+    if len(key.seen) < LEAST or (key.points[:, 2] < TELLS).sum() < TELLING:
         return None
     pixels, lens = key.seen.astype(np.float64), np.zeros(4)
     turn: Any = cv2.Rodrigues(guess[:3, :3])[0]
@@ -133,3 +174,39 @@ def _solve(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
     out = np.eye(4)
     out[:3, :3], out[:3, 3] = cv2.Rodrigues(turn)[0], shift[:, 0]
     return out
+
+
+def _turn(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
+    """The turn alone; the camera is where the guess has it."""
+    count = len(key.seen)
+    if count < TURN_LEAST:
+        return None
+    at = key.points + guess[:3, :3].T @ guess[:3, 3]  # as seen from there, in the axes of the keyframe
+    before, now = _unit(at), _unit(_rays(key.seen, K))
+    pairs = np.random.default_rng(0).integers(count, size=(PAIRS, 2))
+    turns = _triads(now[pairs]) @ _triads(before[pairs]).swapaxes(1, 2)
+    off = TURN_OFF / K[0, 0]  # radians
+    near = np.linalg.norm(np.einsum("pij,kj->pki", turns, before) - now, axis=-1) < off
+    chosen = near[near.sum(axis=1).argmax()]
+    for _ in range(3):
+        if chosen.sum() < max(TURN_LEAST, TURN_SHARE * count):
+            return None
+        U, _, Vt = np.linalg.svd(now[chosen].T @ before[chosen])
+        turn = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+        chosen = np.linalg.norm(before @ turn.T - now, axis=-1) < off
+    key.keep(chosen)
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = turn, turn @ guess[:3, :3].T @ guess[:3, 3]
+    return out
+
+
+def _unit(x: Array) -> Array:
+    out: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return out
+
+
+def _triads(pairs: Array) -> Array:
+    """Right-handed axes [p, 3, 3] that pairs [p, 2, 3] of directions span, one per column."""
+    a, b = pairs[:, 0], pairs[:, 1]
+    c = _unit(np.cross(a, b))
+    return np.stack([a, c, np.cross(a, c)], axis=-1)
