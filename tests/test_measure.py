@@ -120,6 +120,31 @@ def test_the_camera_is_found_from_pictures_and_depth() -> None:
     assert pose_error(found.poses, other[::EVERY]).rotation > 5
 
 
+def test_a_sky_tells_of_turns_and_of_nothing_else() -> None:
+    """A camera that drifts and turns fast before something endlessly far: all of its turn is found."""
+    poses = np.repeat(np.eye(4)[None], 49, axis=0)
+    for i in range(49):
+        poses[i, :3, :3] = turned(0.3 * math.sin(0.12 * i), 0.1 * math.sin(0.2 * i), 0.0)[:3, :3]
+    frames, _, lens = wall(poses)
+    found = track(frames, np.zeros((13, *frames.shape[1:3])), lens)
+    assert found.solved == 1.0
+    poses[:, :3, 3] = 0
+    assert pose_error(found.poses, poses[::EVERY]).rotation < math.degrees(0.5 / 130)
+    assert np.abs(found.poses[:, :3, 3]).max() < 1e-6
+
+
+def test_a_camera_that_is_lost_for_a_moment_goes_on() -> None:
+    """Half a second of fog in a steady turn."""
+    poses = np.repeat(np.eye(4)[None], 49, axis=0)
+    for i in range(49):
+        poses[i, :3, :3] = turned(0.012 * i, 0.0, 0.0)[:3, :3]
+    frames, depth, lens = wall(poses)
+    frames[24:32] = 128
+    found = track(frames, depth[::EVERY], lens)
+    assert 0.7 < found.solved < 1.0
+    assert pose_error(found.poses, poses[::EVERY]).rotation < math.degrees(2 / 130)
+
+
 def test_where_pictures_say_nothing_the_camera_is_taken_to_stand() -> None:
     found = track(np.full((9, 40, 64, 3), 90, np.uint8), np.full((3, 40, 64), 0.1), LENS.numpy())
     assert found.solved == 0.0
