@@ -142,7 +142,7 @@ class SanaEngine:
             raise ValueError(f"{len(poses)} poses for a chunk of {self.spec.chunk_frames} frames")
         if state.decoder is None or state.anchor is None:
             raise ValueError("a state without a decoder's tails: pass what `start` or `step` returned")
-        laps = Laps()
+        laps = Laps(self.device)
         cond, anchor = self.condition(state, pose_tensor(poses), intrinsics)
         noise = self.generator.noise(state, frames=cond.P.shape[1], attempt=attempt)
         latents, after, made = self.generator.launch(state, cond=cond, anchor=anchor, noise=noise)

@@ -20,15 +20,15 @@ def finite(*numbers: float) -> Finite:
 
 def test_the_answer_may_be_asked_for_late_and_again() -> None:
     good, bad = finite(1.0, -3e38), finite(1.0, float("nan"))
-    assert good.require() == good.require() <= time.perf_counter()
+    assert good.require() is good.require()
     for _ in range(2):
         with pytest.raises(NotFinite, match="chunk 7 is not finite"):
             bad.require()
 
 
 def test_a_stage_ends_when_its_answer_is_there() -> None:
-    """On a CPU that is when it is made, however late it is asked for."""
-    laps = Laps()
+    """However late it is asked for, and before the host had launched what comes next."""
+    laps = Laps(DEVICE)
     time.sleep(0.02)
     first = finite(1.0)
     time.sleep(0.03)
@@ -37,11 +37,9 @@ def test_a_stage_ends_when_its_answer_is_there() -> None:
     laps.lap("first", at=first.require())
     laps.lap("second", at=second.require())
     laps.lap("third")
-    assert all(seconds >= 0 for seconds in laps.seconds.values())
-    if DEVICE.type == "cpu":
-        assert laps.seconds["first"] >= 0.02
-        assert laps.seconds["second"] >= 0.03
-        assert laps.seconds["third"] >= 0.01
+    assert laps.seconds["first"] >= 0.019
+    assert laps.seconds["second"] >= 0.029
+    assert laps.seconds["third"] >= 0.009
 
 
 @pytest.mark.gpu
@@ -49,13 +47,16 @@ def test_nobody_waits_before_the_answer_is_required() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     x, numbers = torch.zeros(8, device="cuda"), torch.ones(8)
-    finite(1.0).require()  # what is allocated once
-    sent(numbers, DEVICE)
+
+    def asked() -> Finite:
+        return Finite((x + sent(numbers, DEVICE)).isfinite().all(), otherwise="")
+
+    asked().require()  # loads kernels and takes pinned memory, and waits for both
     torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000_000)  # half a second or so
+    torch.cuda._sleep(2_000_000_000)  # a second or so
     done = torch.cuda.Event()
     done.record()
-    flag = Finite((x + sent(numbers, DEVICE)).isfinite().all(), otherwise="")
+    flag = asked()
     assert not done.query()
     flag.require()
     assert done.query()

@@ -33,7 +33,10 @@ PAIRS, TURN_OFF, TURN_LEAST = 200, 2.0, 12  # tries, pixels and corners of a tur
 TURN_SHARE = 0.4  # of the corners that a turn alone must explain
 TELLS, TELLING = 150.0, 12  # metres: corners nearer than that tell of a translation, and how many have to
 EDGE = 0.3  # share by which inverse depths of one surface differ between neighbours at most
-SWERVE, LEAP = 30.0, 12.0  # degrees and metres by which a camera departs from going on as before, at most, in `EVERY` frames
+SWERVE, LEAP = (
+    30.0,
+    12.0,
+)  # degrees and metres by which a camera departs from going on as before, at most, in `EVERY` frames
 FAREST = 2000.0  # metres: where the sky is put
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from os import cpu_count
 from typing import Any
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -177,14 +180,26 @@ def _poses(shown: Shown, films: dict[str, Film]) -> list[Record]:
     given = {name: (f.frames, f.inverse_depth, f.poses) for name, f in films.items()}
     given["estimator"] = truth.frames, shown.inverse_depth[:, ::EVERY], truth.poses
 
-    def of(i: int) -> Record:
+    def of(asked: tuple[int, str]) -> Record:
+        i, name = asked
+        video, depth, poses = given[name]
+        flown = poses[i, ::EVERY].double().cpu().numpy()
         lens = truth.intrinsics[i, 0].cpu().numpy()
-        out = {}
-        for name, (video, depth, poses) in given.items():
-            flown = poses[i, ::EVERY].double().cpu().numpy()
-            found = track(video[i].cpu().numpy(), depth[i].float().cpu().numpy(), lens)
-            out[name] = asdict(pose_error(found.poses, flown)) | {"solved": found.solved}
-        return out
+        found = track(video[i].cpu().numpy(), depth[i].float().cpu().numpy(), lens)
+        return asdict(pose_error(found.poses, flown)) | {"solved": found.solved}
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(pool.map(of, range(len(truth.poses))))
+    every = [(i, name) for i in range(len(truth.poses)) for name in given]
+    with ThreadPoolExecutor(cpu_count()) as pool, _one_thread_each():
+        errors = dict(zip(every, pool.map(of, every), strict=True))
+    return [{name: errors[i, name] for name in given} for i in range(len(truth.poses))]
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Where there is a thread for every film, OpenCV needs none of its own: they would only wait for each other."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -19,20 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from engine.config import POCKET_CODEC, POCKET_MEMORY
-from engine.curve import curve
+from engine.config import POCKET_CODEC
 from engine.evaluate import measure_return, measure_rollouts
 from engine.gdn import GDN
 from engine.measure.film import film
 from engine.measure.odometry import EVERY, track
 from engine.measure.pose_error import PoseError, pose_error
 from engine.model import WorldModel
-from engine.train.growth import growth
+from engine.train.growth import drawn
 from engine.train.host import Host, host
 from engine.train.world import Training, WorldTraining, learn_through
 
@@ -159,7 +157,9 @@ def ablate(options: Ablation) -> dict[str, Any]:
                 _run(name, options, here)
         if not here.leads:
             return {}
-        grown = _grown(options, here)
+        grown = {}
+        if options.growth_chunks:
+            grown = drawn(options.out / "growth.svg", chunks=options.growth_chunks, device=here.device)
     known = {
         name: json.loads(_result(options.out / name).read_text())
         for name in VARIANTS
@@ -216,35 +216,6 @@ def _table(known: Mapping[str, Mapping[str, Any]]) -> Table:
         figures.append(back.get("memory_on", back["memory_off"])["revisit_psnr"])
         table.add_row(result["told"], *(f"{x:.2f}" for x in figures))
     return table
-
-
-def _grown(options: Ablation, here: Host) -> dict[str, list[dict[str, float]]]:
-    """Cost by length of flight: as shipped, and with softmax blocks that see the whole flight; drawn as growth.svg."""
-    if not options.growth_chunks:
-        return {}
-    chunks = options.growth_chunks
-    alone = replace(POCKET_MEMORY, softmax_blocks=tuple(range(POCKET_MEMORY.depth)), window=chunks + 1)
-    dtype = torch.bfloat16 if here.device.type == "cuda" else torch.float32
-    every = max(1, chunks // 12)
-    rows = {
-        name: growth(config, chunks=chunks, every=every, device=here.device, dtype=dtype)
-        for name, config in (("GDN and softmax", POCKET_MEMORY), ("softmax alone", alone))
-    }
-    lines = {name: [(r["seconds"], r["megabytes"]) for r in of] for name, of in rows.items()}
-    top = max(y for line in lines.values() for _, y in line)
-    step = 10 ** math.floor(math.log10(top))
-    plot = curve(
-        lines,
-        x="seconds of flight",
-        y="MB of state",
-        x_range=(0, chunks / 2),
-        y_range=(0, step * math.ceil(top / step)),
-        x_step=max(1, chunks // 12),
-        y_step=step,
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    _write(options.out / "growth.svg", plot)
-    return rows
 
 
 def _write(path: Path, text: str) -> None:
