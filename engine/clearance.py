@@ -81,8 +81,9 @@ def cleared(before: Pose, after: Pose, points: Array, dt: float, config: Clearan
     way = after.t - before.t
     if not len(points) or dt <= 0 or np.linalg.norm(way) < 1e-6:
         return after
-    speed = float(np.hypot(way[0], way[2])) / dt
-    forward = way[[0, 2]] / max(speed * dt, 1e-9)
+    level = float(np.hypot(way[0], way[2]))
+    speed = level / dt
+    forward = way[[0, 2]] / level if level > 1e-9 else np.array([0.0, 1.0])  # straight down any will do
     rel = points - after.t
     along = rel[:, 0] * forward[0] + rel[:, 2] * forward[1]
     across = rel[:, 0] * forward[1] - rel[:, 2] * forward[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -20,6 +20,7 @@ from explorer.choice import WorldChoice
 from explorer.controls import SPEED_MAX, SPEED_MIN
 from explorer.flight import read_prompt
 from explorer.outfile import require_folder, write_json
+from explorer.path import names_file
 from explorer.worldfile import SUFFIX, open_world
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from explorer.settings import Settings
 
 SIZE = (1280, 800)  # of the window
+
+OffGround = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,8 @@ class Fly(WorldChoice):
     """metres per second; default: 4 in pocket (in the window what the settings say), 0.4 in sana-wm"""
     path: Annotated[str | None, arg(metavar="KEYS|FILE", help_behavior_hint="")] = None
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
+    off_ground: Annotated[OffGround, arg(metavar="auto|on|off")] = "auto"
+    """pocket: fly around what the world invents in the path's way; auto: keys are flown so, path files as written"""
     out: Annotated[Path | None, arg(metavar="MP4", help_behavior_hint="")] = None
     """film to write (mp4)"""
     frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -82,6 +87,14 @@ class Fly(WorldChoice):
             raise ValueError(
                 "--frames is the length of a film: say where the film goes, with --out flight.mp4"
             )
+        if self.off_ground != "auto" and not self.unattended:
+            raise ValueError(
+                "--off-ground is for a --path: in a window the camera keeps off the ground in any case"
+            )
+        if self.off_ground == "on" and self.model != "pocket":
+            raise ValueError(
+                "--off-ground on needs a world that knows depth: leave it out, or use --model pocket"
+            )
         if self.stats is not None and self.unattended:
             raise ValueError("--stats measures a flight in a window: leave out --out and --contact-sheet")
         if self.stats is not None:
@@ -96,6 +109,13 @@ class Fly(WorldChoice):
     def unattended(self) -> bool:
         exported = self.export is not None and self.path is not None
         return self.out is not None or self.contact_sheet is not None or exported
+
+    @property
+    def keeps_off(self) -> bool:
+        """Whether a path is flown off the ground; else as it is written."""
+        if self.off_ground != "auto":
+            return self.off_ground == "on"
+        return self.model == "pocket" and not (self.path and names_file(self.path))
 
     def run(self) -> int:
         """Fly. Returns the exit code; a user's mistake raises ValueError."""

@@ -23,7 +23,7 @@ MAX_BYTES = 256 * 2**20  # of a trajectory file
 
 def load_path(spec: str, *, dialect: str = "sana", motion: Motion | None = None) -> Trajectory:
     """A trajectory from a file (.npy, transforms.json, COLMAP images.txt) or from an action string."""
-    suffix = Path(spec.strip()).suffix.lower() if len(spec) < 4096 else ""
+    suffix = _suffix(spec)
     if suffix in READERS:
         return READERS[suffix](readable(Path(spec.strip())))
     if suffix[1:].isalnum() and not suffix[1:].isdigit():  # `w-1.5` is a mistyped action
@@ -31,6 +31,15 @@ def load_path(spec: str, *, dialect: str = "sana", motion: Motion | None = None)
             f"'{spec[:80]}' is no path file: use {', '.join(READERS)} or an action string such as w-16,dw-32"
         )
     return Trajectory(poses=roll_out(spec, dialect=dialect, motion=motion))
+
+
+def names_file(spec: str) -> bool:
+    """Whether that is a path file, and no action string."""
+    return _suffix(spec) in READERS
+
+
+def _suffix(spec: str) -> str:
+    return Path(spec.strip()).suffix.lower() if len(spec) < 4096 else ""
 
 
 def readable(path: Path) -> Path:

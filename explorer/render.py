@@ -17,7 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from engine.config import FPS, WORLDS
 from explorer.assets import assets_folder
 from explorer.choice import WorldChoice
-from explorer.fly import Fly
+from explorer.fly import Fly, OffGround
 from explorer.host import finite_step
 from explorer.job import Job, fingerprint
 from explorer.recorder import require_writable
@@ -44,6 +44,8 @@ class Render(WorldChoice):
     """a photograph or painting to begin with (PNG, JPEG, WebP)"""
     path: Annotated[str, arg(metavar="KEYS|FILE")]
     """what to fly: w-48,dw-32 (keys and frames) or a .npy, transforms.json or COLMAP images.txt file"""
+    off_ground: Annotated[OffGround, arg(metavar="auto|on|off")] = "auto"
+    """pocket: fly around what the world invents in the path's way; auto: keys are flown so, path files as written"""
     out: Annotated[Path, arg(metavar="MP4")]
     """film to write (mp4)"""
     model: Annotated[str, arg(metavar="NAME")] = "pocket"
@@ -147,9 +149,8 @@ def _make(engine: World, flight: Plan, job: Job, bar: Progress, task: TaskID, pr
     for index in range(done, parts):
         first = 1 + (index - 1) * spec.chunk_frames
         bar.update(task, completed=first)
-        poses = list(flight.poses[first : first + spec.chunk_frames])
-        wanted = len(poses)
-        poses += poses[-1:] * (spec.chunk_frames - wanted)
+        poses = flight.after(state, first, spec.chunk_frames)
+        wanted = min(spec.chunk_frames, flight.frames - first)
         chunk, _ = finite_step(engine, state, poses, intrinsics=start["intrinsics"])
         state = chunk.state
         pictures = [frame.pixels for frame in chunk.frames[:wanted]]
@@ -190,6 +191,7 @@ def request(fly: Fly, flight: Plan, *, weights: list[list[Any]], **more: Any) ->
         shape=list(scene.rgb.shape),
         lens=[float(x) for x in scene.intrinsics.row],
         poses=np.stack([pose.matrix for pose in flight.poses]).tobytes(),
+        off_ground=flight.off_ground,
         **more,
     )
     return fingerprint(deciding)

@@ -40,10 +40,21 @@ class Plan:
 
     scene: Scene
     poses: tuple[Pose, ...]  # one per frame of the film; the first is the picture's
+    off_ground: bool = False  # flown around what the world invents in their way; else as written
 
     @property
     def frames(self) -> int:
         return len(self.poses)
+
+    def after(self, state: StreamState, first: int, count: int) -> list[Pose]:
+        """Where to see the next `count` frames from, of which `first` is the first. The end of the path is rested at."""
+        wanted = list(self.poses[first : first + count])
+        wanted += wanted[-1:] * (count - len(wanted))
+        if not self.off_ground or state.spatial is None:
+            return wanted
+        from engine.detour import detoured
+
+        return detoured(state.spatial, self.poses[first - 1], wanted)
 
 
 def plan(fly: Fly, assets: Path) -> Plan:
@@ -52,7 +63,8 @@ def plan(fly: Fly, assets: Path) -> Plan:
     scene = fly.scenes(assets)[0]
     placed = trajectory.from_start(scene.pose)
     count = fly.frames or len(placed)
-    return Plan(scene=scene, poses=tuple(placed.pose(min(i, len(placed) - 1)) for i in range(count)))
+    poses = tuple(placed.pose(min(i, len(placed) - 1)) for i in range(count))
+    return Plan(scene=scene, poses=poses, off_ground=fly.keeps_off)
 
 
 def _motion(fly: Fly) -> Motion:
@@ -65,8 +77,7 @@ def frames_of(engine: World, flight: Plan) -> Iterator[Frame]:
     frame, state = _begun(engine, flight.scene)
     yield frame
     for first in range(1, flight.frames, spec.chunk_frames):
-        poses = list(flight.poses[first : first + spec.chunk_frames])
-        poses += poses[-1:] * (spec.chunk_frames - len(poses))
+        poses = flight.after(state, first, spec.chunk_frames)
         chunk, _ = finite_step(engine, state, poses, intrinsics=frame.intrinsics)
         state = chunk.state
         yield from chunk.frames

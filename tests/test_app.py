@@ -92,6 +92,8 @@ MISTAKES = {
     "fly good.png --frames many --out a.mp4": "many",
     "fly good.png --seed q": "--seed cannot be 'q': see",
     "fly good.png --frames 9": "--out",
+    "fly good.png --off-ground off": "--path",
+    "fly good.png --off-ground maybe --out a.mp4": "maybe",
     "render good.png --path w-8 --out a.mp4 --model moon": "sana-wm-bidirectional",
     "render my.world --path w-8 --out a.mp4": "explorer fly",
     "serve --fps x": "--fps cannot be 'x': see",

@@ -7,48 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.camera import Intrinsics, Pose
+from engine.camera import Pose
 from engine.clearance import CLEARANCE, FRAMES, Surroundings, cleared, surfaces
-from engine.frame import Frame
 from explorer.clearance import guided
 from explorer.controls import Controls, Steering
 from explorer.pilot import PilotState, steered, turned
+from tests.planes import FLAT, LENS, frame, nearest, plane
 
-LENS = Intrinsics.from_fov(1.2, width=256, height=160)
 HEIGHT = CLEARANCE.height
-
-
-def frame(pose: Pose, depth_of) -> Frame:  # type: ignore[no-untyped-def]
-    """A frame whose pixels see surfaces at the distances `depth_of(origin, directions)`, infinite for the sky."""
-    y, x = np.mgrid[: LENS.height, : LENS.width] + 0.5
-    rays = np.stack(((x - LENS.cx) / LENS.fx, (y - LENS.cy) / LENS.fy, np.ones_like(x)), axis=-1) @ pose.R.T
-    depth = depth_of(pose.t, rays)
-    return Frame(
-        pixels=np.zeros((LENS.height, LENS.width, 3), np.uint8),
-        pose=pose,
-        intrinsics=LENS,
-        index=0,
-        world="0",
-        inverse_depth=np.where(np.isfinite(depth), 1 / depth, 0).astype(np.float16),
-    )
-
-
-def plane(normal: tuple[float, float, float], through: tuple[float, float, float]):  # type: ignore[no-untyped-def]
-    n, p = np.array(normal), np.array(through)
-
-    def depth(origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            t = ((p - origin) @ n) / (rays @ n)
-        return np.where(t > 0.01, t, np.inf)
-
-    return depth
-
-
-def nearest(*surfaces_):  # type: ignore[no-untyped-def]
-    return lambda o, r: np.minimum.reduce([s(o, r) for s in surfaces_])
-
-
-FLAT = plane((0, 1, 0), (0, 2.0, 0))  # two metres below the origin
 
 
 def flown(world, seconds: float, move: tuple[float, float, float], *, pose: Pose | None = None):  # type: ignore[no-untyped-def]
@@ -107,6 +73,22 @@ def test_along_a_wall_and_below_a_ceiling_the_way_is_free() -> None:
     poses = flown(nearest(FLAT, beside, ceiling), 3.0, (0, 0, 1))
     assert all(p.t[1] == 0 for p in poses)
     assert poses[-1].t[2] == pytest.approx(flown(FLAT, 3.0, (0, 0, 1))[-1].t[2])
+
+
+def test_straight_down_only_what_is_below_counts() -> None:
+    """A hillside three metres off stops nobody who sinks beside it."""
+    beside = plane((0, 0, 1), (0, 0, 3.0))
+    around = Surroundings()
+    for pitch in (0.0, -0.9):
+        behind = turned(replace(Pose(), t=np.array([0.0, -2.0, -1.5])), (0, pitch, 0))
+        around = around.after(frame(behind, nearest(FLAT, beside)))
+    pilot = replace(Pose(), t=np.array([0.0, -4.0, 0.0]))
+    for i in range(80):
+        after = cleared(pilot, replace(pilot, t=pilot.t + np.array([0.0, 0.1, 0.0])), around.points, 1 / 16)
+        if i < 20:
+            assert after.t[1] - pilot.t[1] == pytest.approx(0.1)
+        pilot = after
+    assert 2.0 - pilot.t[1] == pytest.approx(HEIGHT + 0.1, abs=0.02)  # he still pushes down by that
 
 
 def test_single_errors_of_depth_stop_nobody() -> None:

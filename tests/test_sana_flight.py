@@ -58,6 +58,8 @@ MISTAKES = {
     "render missing.png --path w-8 --out a.mp4": "missing.png",
     "render good.png --path w-8 --out a.avi": "a.avi",
     "render good.png --path w-8 --out a.mp4 --model sana-wm": "explorer download",
+    "fly good.png --model sana-wm --off-ground on --out a.mp4": "--off-ground on needs",
+    "render good.png --path w-8 --out a.mp4 --model sana-wm-bidirectional --off-ground on": "--off-ground on needs",
     "doctor --jason": "--jason",
 }
 if not torch.cuda.is_available():

@@ -16,19 +16,20 @@ import torch
 
 from engine.checkpoint import save_module
 from engine.codec import Codec
-from engine.config import POCKET, POCKET_CODEC
+from engine.config import POCKET, POCKET_CODEC, memory_channels
 from engine.model import WorldModel
 
 MODEL = dataclasses.replace(POCKET, dim=80, depth=3, softmax_blocks=(1,))
 CODEC = dataclasses.replace(POCKET_CODEC, encoder_widths=(8, 16, 16), decoder_widths=(16, 16, 8, 8))
 
 
-def tiny_assets(folder: Path, *, scenes: int = 12, seed: int = 0) -> Path:
-    """Write weights and a gallery into `folder` and return it."""
+def tiny_assets(folder: Path, *, scenes: int = 12, seed: int = 0, remembers: bool = False) -> Path:
+    """Write weights and a gallery into `folder` and return it. remembers: with spatial memory."""
+    model = dataclasses.replace(MODEL, memory_channels=memory_channels(CODEC)) if remembers else MODEL
     (folder / "pocket").mkdir(parents=True)
     (folder / "gallery").mkdir()
     torch.manual_seed(seed)
-    for kind, module, config in (("codec", Codec(CODEC), CODEC), ("world", WorldModel(MODEL), MODEL)):
+    for kind, module, config in (("codec", Codec(CODEC), CODEC), ("world", WorldModel(model), model)):
         save_module(
             folder / "pocket" / f"{kind}.safetensors", module, kind=kind, config=dataclasses.asdict(config)
         )

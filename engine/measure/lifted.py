@@ -6,16 +6,13 @@ behind the surface of an invented hill there is nothing to be seen.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from torch import Tensor
 
-from engine.camera import Array, Intrinsics, Pose
-from engine.clearance import Surroundings, cleared, surfaces
+from engine.camera import Intrinsics, Pose
+from engine.clearance import Surroundings, surfaces
 from engine.config import FPS
-
-BACK = 2.0  # seconds in which most of a detour is made good again
+from engine.detour import detour
 
 
 class Lifted:
@@ -39,12 +36,8 @@ class Lifted:
             self._around[i], points = around, around.points
             flown = []
             for k in range(frame + 1, stop):
-                self._at[i] = self._next(self._at[i], self.wanted[i][k - 1], self.wanted[i][k], points)
+                before, wanted = self.wanted[i][k - 1 : k + 1]
+                self._at[i] = detour(self._at[i], before, wanted, points, 1 / FPS)
                 flown.append(self._at[i].matrix)
             if flown:
                 self.poses[i, frame + 1 : stop] = self.poses.new_tensor(np.stack(flown))
-
-    def _next(self, at: Pose, before: Pose, wanted: Pose, points: Array) -> Pose:
-        """A frame later: as the path moves and turns, and nearer to it, but off what was seen."""
-        moved = at.t + (wanted.t - before.t) + (before.t - at.t) / (BACK * FPS)
-        return cleared(at, replace(wanted, t=moved), points, 1 / FPS)
