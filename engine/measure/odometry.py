@@ -33,10 +33,7 @@ PAIRS, TURN_OFF, TURN_LEAST = 200, 2.0, 12  # tries, pixels and corners of a tur
 TURN_SHARE = 0.4  # of the corners that a turn alone must explain
 TELLS, TELLING = 150.0, 12  # metres: corners nearer than that tell of a translation, and how many have to
 EDGE = 0.3  # share by which inverse depths of one surface differ between neighbours at most
-SWERVE, LEAP = (
-    30.0,
-    12.0,
-)  # degrees and metres by which a camera departs from going on as before, at most, in `EVERY` frames
+SWERVE, LEAP = 30.0, 12.0  # degrees and metres off going on as before, at most, in `EVERY` frames
 FAREST = 2000.0  # metres: where the sky is put
 
 
@@ -45,9 +42,7 @@ class Track:
     """What was found of one video."""
 
     poses: Array  # [n, 4, 4] camera to world, of frames 0, 4, 8, …; the first is the identity
-    solved: (
-        float  # share of them that the pictures decided; in the others the camera is taken to go on as before
-    )
+    solved: float  # share of them that the pictures decided; in the others the camera goes on as before
 
 
 @dataclass(slots=True)
