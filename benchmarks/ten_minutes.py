@@ -86,7 +86,9 @@ def hands(scene: Scene, *, fps: int) -> Iterator[Steering]:
     while True:
         frames = dice.randint(24, 96) * fps // 16
         move, yaw, _ = KEYS[dice.choices(names, [often for *_, often in KEYS.values()])[0]]
-        yield from [Steering(controls=Controls(move=move, turn=(yaw, 0.0, 0.0)), level=True, walk=True)] * frames
+        yield from [
+            Steering(controls=Controls(move=move, turn=(yaw, 0.0, 0.0)), level=True, walk=True)
+        ] * frames
 
 
 def flown(scene: Scene, seconds: int, out: Path, engine: Engine) -> None:
