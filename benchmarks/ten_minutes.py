@@ -2,7 +2,8 @@
 
     python benchmarks/ten_minutes.py --out runs/ten-minutes
 
-Keys go to the pilot of the window, who keeps off the ground. Writes one strip per scene, all of them as sheet.jpg, and
+Keys go to the pilot of the window, who keeps off the ground and walks: flown, a first view that looks up a little leads
+up and up, to where there is haze. Writes one strip per scene, all of them as sheet.jpg, and
 flights.json with what collapsed when. A scene whose strip is there is not flown again, so Ctrl-C loses the flight under
 way only. On two cores a flight takes about eight minutes.
 """

@@ -31,17 +31,22 @@ def detour(at: Pose, before: Pose, wanted: Pose, points: Array, dt: float) -> Po
     return cleared(at, replace(wanted, t=wanted.t + off * (1 - share)), points, dt)
 
 
-def detoured(memory: SpatialMemory, before: Pose, wanted: Sequence[Pose]) -> list[Pose]:
-    """The poses of the coming frames of a flight, off all that it remembers.
-
-    before: where the path was in the newest frame of the memory.  wanted: where it is in the frames to come.
-    """
-    at, points = Pose.from_matrix(memory.latest.poses[0, 0].cpu().numpy()), remembered(memory)
+def detours(at: Pose, before: Pose, wanted: Sequence[Pose], points: Array) -> list[Pose]:
+    """`detour` from frame to frame, for every pose of `wanted`."""
     flown = []
     for pose in wanted:
         at, before = detour(at, before, pose, points, 1 / FPS), pose
         flown.append(at)
     return flown
+
+
+def detoured(memory: SpatialMemory, before: Pose, wanted: Sequence[Pose]) -> list[Pose]:
+    """The poses of the coming frames of a flight, off all that it remembers.
+
+    before: where the path was in the newest frame of the memory.  wanted: where it is in the frames to come.
+    """
+    at = Pose.from_matrix(memory.latest.poses[0, 0].cpu().numpy())
+    return detours(at, before, wanted, remembered(memory))
 
 
 def remembered(memory: SpatialMemory) -> Array:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from engine.camera import Intrinsics, Pose
 from engine.clearance import Surroundings, surfaces
-from engine.config import FPS
-from engine.detour import detour
+from engine.detour import detours
 
 
 class Lifted:
@@ -33,11 +32,9 @@ class Lifted:
             fx, fy, cx, cy = self._lenses[i]
             lens = Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=seen.shape[1], height=seen.shape[0])
             around = self._around[i].seeing(surfaces(seen, self._at[i], lens))
-            self._around[i], points = around, around.points
-            flown = []
-            for k in range(frame + 1, stop):
-                before, wanted = self.wanted[i][k - 1 : k + 1]
-                self._at[i] = detour(self._at[i], before, wanted, points, 1 / FPS)
-                flown.append(self._at[i].matrix)
+            before, *wanted = self.wanted[i][frame:stop]
+            flown = detours(self._at[i], before, wanted, around.points)
+            self._around[i] = around
             if flown:
-                self.poses[i, frame + 1 : stop] = self.poses.new_tensor(np.stack(flown))
+                self._at[i] = flown[-1]
+                self.poses[i, frame + 1 : stop] = self.poses.new_tensor(np.stack([p.matrix for p in flown]))

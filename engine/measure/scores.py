@@ -74,11 +74,11 @@ def records(
         for record, value in zip(out, found, strict=True):
             record.setdefault("new", {})[name] = value
     whole = {"made": made, "lifted": lifted}
+    ends = {name: film.frames for name, film in whole.items()} | {"true": shown.truth.frames}
     turns = _turns(shown, whole)
     for i, (record, poses) in enumerate(zip(out, _poses(shown, whole), strict=True)):
         record["turn"] = {name: series[i].tolist() for name, series in turns.items()}
         record["pose"] = poses
-        ends = {name: film.frames for name, film in whole.items()} | {"true": shown.truth.frames}
         record["end"] = {name: collapse(to_float(video[i, -END::EVERY])) for name, video in ends.items()}
         record["end_sharpness"] = {
             name: float(sharpness(to_float(video[i, -8:])).mean()) for name, video in ends.items()
