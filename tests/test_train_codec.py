@@ -122,6 +122,33 @@ def test_polish_leaves_the_encoder_alone(tmp_path: Path) -> None:
     assert not torch.equal(a["decoder.head.weight"], b["decoder.head.weight"])
 
 
+def test_training_on_keeps_latents_where_they_are(tmp_path: Path) -> None:
+    clips = _clips(3, 0)
+    train_codec(_options(tmp_path / "a"), clips=clips, held_out=clips)
+    first = tmp_path / "a" / "codec.safetensors"
+    old = load_codec(first)
+    frames = to_float(clips["frames"])
+    left: dict[float, float] = {}
+    for keep in (0.0, 30.0):
+        out = tmp_path / f"{keep:g}"
+        on = _options(out, init=first, keep=keep, steps=30, polish_steps=0, polish_minutes=0.0)
+        report = train_codec(on, clips=clips, held_out=clips)
+        new = load_codec(out / "codec.safetensors")
+        assert torch.equal(new.mean, old.mean)
+        assert torch.equal(new.std, old.std)
+        assert report["before"]["psnr"] < report["shipped"]["psnr"]
+        left[keep] = float((new.encode_clip(frames) - old.encode_clip(frames)).square().mean())
+    assert left[30.0] < 0.1 * left[0.0]
+
+
+def test_another_size_of_codec_is_not_trained_on(tmp_path: Path) -> None:
+    clips = _clips(3, 0)
+    train_codec(_options(tmp_path), clips=clips, held_out=clips)
+    wider = replace(TINY, encoder_widths=(16, 16, 48))
+    with pytest.raises(ValueError, match="other sizes"):
+        train_codec(_options(tmp_path / "on", init=tmp_path / "codec.safetensors", codec=wider), clips=clips)
+
+
 def test_cut_takes_stretches_that_belong_together() -> None:
     clips = _clips(3, 0)
     frames, depth = cut(clips, batch=5, frames=17, generator=torch.Generator().manual_seed(1))

@@ -2,11 +2,13 @@
 
     python -m engine.train.codec --minutes 4.5 --polish-minutes 1 --out runs/codec
 
+`--init` trains a codec on whose latents a world is flown already: they are kept to where they are.
 Under torchrun every process renders its own clips and gradients are averaged.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -23,7 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.checkpoint import save_module
-from engine.codec import Codec, chunks_of, load_codec
+from engine.codec import Codec, Encoder, chunks_of, load_codec
 from engine.config import POCKET_CODEC, CodecConfig
 from engine.depth import UNKNOWN
 from engine.train.adversary import Adversary
@@ -45,6 +47,7 @@ BLIND, BLIND_START = (
     0.6,
 )  # shares of clips told no depth at all; and up to here none of their first picture
 RECONSTRUCT = OptimConfig(muon=0.02, adam=1e-3, momentum=0.9, warmup=0.02, decay=0.6)
+ON = replace(RECONSTRUCT, muon=0.006, adam=3e-4, decay=0.8)  # from weights that are good already
 POLISH = OptimConfig(adam=1.5e-4, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
 CRITIC = replace(POLISH, adam=3e-4)
 
@@ -55,6 +58,10 @@ class CodecTraining:
 
     out: Path = Path("runs/codec")
     """folder for state, metrics, sample sheets and, at the end, codec.safetensors and codec.json"""
+    init: Path | None = None
+    """codec to train on, whose latents keep their meaning; instead of random weights"""
+    keep: float = 0.2
+    """with `init`: weight of the mean square by which latents leave those of that codec, in standard deviations"""
     minutes: float = 4.5
     """wall clock of the reconstruction stage, compilation included"""
     polish_minutes: float = 1.0
@@ -99,6 +106,8 @@ class CodecTraining:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0 <= self.pictures < 1:
             raise ValueError(f"pictures={self.pictures} is a share of the batch: 0 or more, below 1")
+        if self.keep < 0:
+            raise ValueError(f"keep={self.keep} is a weight: 0 or more")
         if not self.codec.sky:
             raise ValueError("codec.sky=False is the form of the first weights, which is no longer trained")
 
@@ -161,12 +170,17 @@ class Trainee:
         unknown = depth.new_full((count, *depth.shape[1:]), UNKNOWN)
         return torch.cat((frames, flown)), torch.cat((depth, unknown))
 
-    def encode(self, frames: Tensor, inverse_depth: Tensor) -> Tensor:
-        """[B, 1 + 8n, 3, Y, X] and the depth told, [B, 1 + 8n, Y, X] → raw latents [B, 1 + n, C, h, w], the first static."""
+    def encode(self, frames: Tensor, inverse_depth: Tensor, *, by: Encoder | None = None) -> Tensor:
+        """[B, 1 + 8n, 3, Y, X] and the depth told, [B, 1 + 8n, Y, X] → raw latents [B, 1 + n, C, h, w], the first static.
+
+        by: another encoder than the one being trained.
+        """
         n = self.options.codec.frames
         chunks, depth = chunks_of(frames, n), chunks_of(inverse_depth, n)
         with self.half():
-            return self.encoder(chunks.flatten(0, 1), depth.flatten(0, 1)).unflatten(0, chunks.shape[:2])
+            return (by or self.encoder)(chunks.flatten(0, 1), depth.flatten(0, 1)).unflatten(
+                0, chunks.shape[:2]
+            )
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw latents [B, 1 + n, C, h, w] → pictures, depth codes and sky logits [B, 8n, 5, Y, X]."""
@@ -187,6 +201,11 @@ class Trainee:
         return 3.0 * self.host.world * o.batch * ((o.chunks + 1) * encode + o.chunks * decode)
 
 
+def moved(before: Codec, raw: Tensor, old: Tensor) -> Tensor:
+    """Mean square by which raw latents [..., C, h, w] differ from those of the codec before, in its standard deviations."""
+    return ((raw.float() - old.float()) / before.std.view(-1, 1, 1)).square().mean()
+
+
 def _gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -201,20 +220,27 @@ def reconstruct(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], No
     """Stage one: encoder and decoder together. Returns the averaged codec."""
     o, codec = trainee.options, trainee.codec
     ends = ("encoder.stem.weight", "encoder.head.weight", "decoder.head.weight")
-    optimiser = Optimiser(codec, RECONSTRUCT, adam=lambda name: name in ends)
+    optimiser = Optimiser(codec, ON if o.init else RECONSTRUCT, adam=lambda name: name in ends)
     ema = Ema(codec, decay=0.998)
+    before = copy.deepcopy(codec).requires_grad_(False) if o.init else None
 
     def step(i: int, fraction: float) -> Mapping[str, Tensor]:
         generator = trainee.host.generator(o.seed, i)
         frames, truth = trainee.batch(clips, generator)
-        raw = trainee.encode(frames, told(truth, generator))
+        known = told(truth, generator)
+        raw = trainee.encode(frames, known)
         out = trainee.decode(raw + NOISE * _gaussian(raw, generator))
         picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
-        size = raw.float().square().mean()
-        (picture + depth + sky + SHRINK * size).backward()
+        if before is None:
+            latent = raw.float().square().mean()
+            hold = SHRINK * latent
+        else:
+            latent = moved(before, raw, trainee.encode(frames, known, by=before.encoder))
+            hold = o.keep * latent
+        (picture + depth + sky + hold).backward()
         optimiser.step(fraction)
         ema.update(codec)
-        return {"picture": picture, "depth": depth, "sky": sky, "latent": size}
+        return {"picture": picture, "depth": depth, "sky": sky, "latent": latent}
 
     plan = _plan(trainee, name="reconstruct", minutes=o.minutes, steps=o.steps, flop=trainee.flop())
     loop = Loop(plan, trainee.host, {"codec": codec, "ema": ema, "optimiser": optimiser})
@@ -301,6 +327,8 @@ def train_codec(
     with host(options.device) as here:
         torch.manual_seed(options.seed)
         codec = Codec(options.codec).to(here.device)
+        if options.init:
+            codec.load_state_dict(stored_codec(options.init, options.codec).state_dict())
         here.share_weights(codec)
         if options.warm_only:
             warm(Trainee(codec, options, here))
@@ -314,14 +342,25 @@ def train_codec(
         photos = held_out_photographs(options.codec.height, options.codec.width).to(here.device)
         sheet = lambda c, name: codec_sheet(options.out / f"{name}.png", c, held, photographs=photos)
 
-        codec.load_state_dict(reconstruct(trainee, clips, sheet).state_dict())
-        normalise(trainee, clips)
         report: dict[str, Any] = {}
+        if options.init and here.leads:
+            report["before"] = evaluate_codec(codec, held, photographs=photos)
+        codec.load_state_dict(reconstruct(trainee, clips, sheet).state_dict())
+        if not options.init:
+            normalise(trainee, clips)
         if here.leads:
             report["reconstruction"] = evaluate_codec(codec, held, photographs=photos)
         if options.polish_minutes > 0 or options.polish_steps:
             codec.load_state_dict(polish(trainee, clips, sheet).state_dict())
         return _export(options, codec, held, photos, report) if here.leads else {}
+
+
+def stored_codec(path: Path, config: CodecConfig) -> Codec:
+    """The codec in a file. Raises ValueError where it is none, or of other sizes."""
+    codec = load_codec(path)
+    if codec.config != config:
+        raise ValueError(f"{path} is a codec of other sizes ({codec.config}) than this run ({config})")
+    return codec
 
 
 def warm(trainee: Trainee) -> None:
