@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.conditioning import condition_clip
 from engine.gdn import GDN
 from engine.model import WorldModel
-from engine.train.ablate import VARIANTS, Ablated, Ablation, Diverged, _table
+from engine.train.ablate import VARIANTS, Ablated, Ablation, Diverged, _plot, _table
 from engine.train.growth import growth, state_bytes
 from engine.train.host import Host
 from engine.train.world import learn_through
@@ -152,6 +152,16 @@ def test_the_table_has_figures_or_the_step_of_divergence() -> None:
     text = console.export_text()
     for told in ("fine", "22.00", "0.95", "1.50", "27.00", "lost", "not finite at step 16"):
         assert told in text
+
+
+def test_the_plot_has_a_line_for_every_variant_that_did_not_diverge() -> None:
+    row = {"psnr": 30.0}
+    known = {"base": {"chunks": {"1": row, "20": row}}, "keys-unscaled": {"diverged": "step 0"}}
+    plot = _plot(known)
+    assert plot.count("stroke-width") == 1
+    assert "as it is" in plot
+    assert "keys unscaled" not in plot
+    assert _plot({"keys-unscaled": known["keys-unscaled"]}) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from engine.train.forcing import flow_loss
 from engine.train.host import Host
 from engine.train.long import LongTraining
 from engine.train.pool import Batch
-from engine.train.rollout import Flown, SelfMade, Shelf, beside, each, fly_on, joined, with_true
+from engine.train.rollout import Flown, SelfMade, Shelf, beside, each, firm_shares, fly_on, joined, with_true
 from engine.train.run import RunOptions
 from engine.train.world import Learner
+from engine.warp import Warped
 from tests.flights import GRID, SMALL, distance, random_model
 
 FRAMES = 7
@@ -242,3 +243,26 @@ def test_flights_grow_and_impossible_options_are_named() -> None:
         LongTraining(begin=(1, 25))
     with pytest.raises(ValueError, match="flights=8"):
         LongTraining(flights=8)
+
+
+def test_memory_decides_sky_and_what_is_near_and_settles_of_it_what_is_not_stretched() -> None:
+    """A made-up view of 4 × 4 cells of 4 pixels: sky above a far ridge, a near plain, of it one cell stretched, one unknown."""
+    depth, size, mask = torch.zeros(1, 2, 16, 16), torch.ones(1, 2, 16, 16), torch.ones(1, 2, 16, 16)
+    depth[:, :, 4:8, :4] = 1 / 200  # the ridge: cell (1, 0)
+    depth[:, :, 8:] = 1 / 10
+    size[:, :, 12:, 8:12] = 2.0  # cell (3, 2)
+    mask[:, 1, 12:, 12:] = 0  # cell (3, 3), in one of two views
+    seen = Warped(
+        rgb=torch.zeros(1, 2, 16, 16, 3, dtype=torch.uint8),
+        mask=mask.to(torch.uint8),
+        magnification=size * mask,
+        generation=torch.zeros(1, 2, 16, 16, dtype=torch.uint8),
+        inverse_depth=depth * mask,
+    )
+    decided, settled = firm_shares(seen, stride=4)[0]
+    expected = torch.ones(4, 4)
+    expected[:3, :2] = 0  # the ridge and the cells around it
+    expected[3, 3] = 0.5
+    assert torch.equal(decided, expected)
+    expected[3, 2] = 0
+    assert torch.equal(settled, expected)

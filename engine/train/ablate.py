@@ -3,8 +3,8 @@
     python -m engine.train.ablate --codec runs/codec/codec.safetensors --minutes 3 --out runs/ablate
 
 Runs under torchrun too. Every variant is a folder; one that is measured is not run again, one that was interrupted
-continues. Ends with ablate.json, ablate.txt and growth.svg: memory of a flight by its length for the model as it is
-and for one of softmax blocks alone.
+continues. Ends with ablate.json, ablate.txt, ablate.svg (PSNR by seconds of flight) and growth.svg: memory of a flight
+by its length for the model as it is and for one of softmax blocks alone.
 
 Keys are scaled by the gain that their norm starts with: K is the width of a head, N the tokens of a frame.
 """
@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from engine.config import POCKET_CODEC
+from engine.curve import curve
 from engine.evaluate import measure_return, measure_rollouts
 from engine.gdn import GDN
 from engine.measure.film import film
@@ -42,6 +44,7 @@ class Variant:
     """One thing changed."""
 
     told: str
+    short: str  # beside its line in the plot
     plucker: bool = True
     key_gain: str = "1/√(K·N)"
     memory: bool = True
@@ -61,11 +64,11 @@ class Variant:
 
 
 VARIANTS = {
-    "base": Variant(told="UCPE and Plücker rays, keys × 1/√(K·N), spatial memory"),
-    "ucpe": Variant(told="UCPE only", plucker=False),
-    "keys-by-width": Variant(told="keys × 1/√K", key_gain="1/√K"),
-    "keys-unscaled": Variant(told="keys unscaled", key_gain="1"),
-    "no-memory": Variant(told="no spatial memory", memory=False),
+    "base": Variant(told="UCPE and Plücker rays, keys × 1/√(K·N), spatial memory", short="as it is"),
+    "ucpe": Variant(told="UCPE only", short="UCPE only", plucker=False),
+    "keys-by-width": Variant(told="keys × 1/√K", short="keys × 1/√K", key_gain="1/√K"),
+    "keys-unscaled": Variant(told="keys unscaled", short="keys unscaled", key_gain="1"),
+    "no-memory": Variant(told="no spatial memory", short="no memory", memory=False),
 }
 
 
@@ -167,6 +170,8 @@ def ablate(options: Ablation) -> dict[str, Any]:
     }
     report = {"minutes": options.minutes, "steps": options.steps, "variants": known, "growth": grown}
     _write(options.out / "ablate.json", json.dumps(report, indent=1) + "\n")
+    if plot := _plot(known):
+        _write(options.out / "ablate.svg", plot)
     table = _table(known)
     Console(highlight=False).print(table)
     with (options.out / "ablate.txt").open("w") as file:
@@ -200,14 +205,14 @@ def _result(folder: Path) -> Path:
 
 def _table(known: Mapping[str, Mapping[str, Any]]) -> Table:
     """One line per variant."""
-    table = Table(title="each trained anew, with the same budget", title_justify="left")
-    table.add_column("", no_wrap=True)
-    heads = ("dB 4 s", "dB 10 s", "sharp 4 s", "turn", "RotErr °", "TransErr m", "CamMC", "dB back")
+    table = Table(title="each trained anew, with the same budget", title_justify="left", box=SIMPLE)
+    table.add_column("", min_width=12)
+    heads = ("dB\n4 s", "dB\n10 s", "sharp\n4 s", "turn", "Rot\nErr °", "Trans\nErr m", "CamMC", "dB\nback")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for result in known.values():
         if "diverged" in result:
-            table.add_row(result["told"], f"not finite at {result['diverged']}")
+            table.add_row(f"{result['told']}: not finite at {result['diverged']}")
             continue
         chunks, pose, back = result["chunks"], result["pose"], result["returning"]
         short, long = chunks[str(SHORT)], chunks[str(LONG)]
@@ -216,6 +221,27 @@ def _table(known: Mapping[str, Mapping[str, Any]]) -> Table:
         figures.append(back.get("memory_on", back["memory_off"])["revisit_psnr"])
         table.add_row(result["told"], *(f"{x:.2f}" for x in figures))
     return table
+
+
+def _plot(known: Mapping[str, Mapping[str, Any]]) -> str:
+    """PSNR by seconds of flight for every variant that did not diverge; empty where none is left."""
+    lines = {
+        VARIANTS[name].short: [(int(chunk) / 2, row["psnr"]) for chunk, row in result["chunks"].items()]
+        for name, result in known.items()
+        if "chunks" in result
+    }
+    if not lines:
+        return ""
+    end = max(x for points in lines.values() for x, _ in points)
+    return curve(
+        lines,
+        x="seconds of flight",
+        y="PSNR, dB",
+        x_range=(0, end),
+        y_range=(14, 38),
+        x_step=10 if end > 20 else 2,
+        y_step=4,
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,8 +3,8 @@
     python -m engine.train.distill --init runs/world/world.safetensors --minutes 13 --out runs/distill
 
 Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
-sampler, with gradient. Where their memory knows the place they are pulled to the true frames; where it does not, to
-what the model it began as makes of the same noise in many steps, which is a definite thing and no mean of things. A
+sampler, with gradient. Where their memory decides what is there they are pulled to the true frames; where it does not,
+to what the model it began as makes of the same noise in many steps, which is a definite thing and no mean of things. A
 judge pushes them to where it takes them for true ones.
 """
 
@@ -18,10 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import POCKET_CODEC
 from engine.generator import Generator
 from engine.model import WorldModel
-from engine.recall import known_share
 from engine.schedule import add_noise, euler, steps, timestep
 from engine.train.host import Host
 from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras
@@ -39,7 +37,7 @@ RAMP = (
 )  # shares of the run between which the judge gets its say: it must have learned something first
 GAPS = (2, 5)  # fewest and most frames from one frame made anew to the next
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
-STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is known it is hardly needed
+STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is settled it is hardly needed
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 
@@ -155,7 +153,7 @@ class DistillRun(RolloutRun):
         )
         made = single(self.made(batch, own, flown, frames, cond, generator), frames)
         true = single(batch.latents.float(), frames)
-        sure = self.sure(batch, own)[:, frames].flatten(0, 1).unsqueeze(1)
+        sure, settled = (x[:, frames].flatten(0, 1).unsqueeze(1) for x in self.sure(batch, own, flown))
         shown = self.shown(step, len(frames))
         rows = torch.tensor([[b * len(frames) + i for i in shown] for b in range(o.batch)]).flatten()
         rows = rows.to(made.device)
@@ -172,19 +170,28 @@ class DistillRun(RolloutRun):
         if flown.taught is not None:
             regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
         (pull,), (push,) = torch.autograd.grad(regression, leaf), torch.autograd.grad(fooled, leaf)
-        push = push * (1 - sure).clamp_min(STILL_PUSHED).unsqueeze(1)
+        push = push * (1 - settled).clamp_min(STILL_PUSHED).unsqueeze(1)
         say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
         made.backward(blended(pull, push, o.adversary * say))
         self.learn(fraction)
         losses = {"regression": regression, "judge": verdict, "fooled": fooled}
-        return {**losses, **health(leaf.detach(), true), "new": (1 - sure).mean()}
+        return {
+            **losses,
+            **health(leaf.detach(), true),
+            "new": (1 - sure).mean(),
+            "open": (1 - settled).mean(),
+        }
 
-    def sure(self, batch: Batch, own: SelfMade) -> Tensor:
-        """How much the truth is what should be shown [B, F, h, w]: where the flight kept to it, and remembers the place."""
-        trusted, memory = own.trusted(batch.latents), memory_of(batch)
-        if memory is None or not self.options.teacher:
-            return trusted
-        return trusted * known_share(memory, POCKET_CODEC).float()
+    def sure(self, batch: Batch, own: SelfMade, flown: Flown) -> tuple[Tensor, Tensor]:
+        """How much the truth is what should be shown, and shown just so: two of [B, F, h, w].
+
+        Both where the flight kept to the truth, and the memory decides or settles what is there.
+        """
+        trusted = own.trusted(batch.latents)
+        if flown.firm is None or not self.options.teacher:
+            return trusted, trusted
+        decided, settled = flown.firm.float().unbind(1)
+        return trusted * decided, trusted * settled
 
     def part(self, step: int) -> int:
         """The frame with which this step's part of the flights begins."""

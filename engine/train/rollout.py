@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.codec import Codec
@@ -30,6 +31,8 @@ TOGETHER = (
     192  # flights whose memory is made at a time, 24 GB: many small steps keep a GPU waiting for launches
 )
 GIVEN = 4  # frames of a flight that a part from its middle begins with: nothing before them is seen
+FAR = 60.0  # metres from which on what is remembered does not say what will be seen there
+STRETCHED = 1.5  # and the magnification
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
 
@@ -75,6 +78,9 @@ class Flown:
     taught: (
         Tensor | None
     )  # [B, C, F, h, w] what the teacher makes of that noise in their place; None: nobody taught
+    firm: Tensor | None = (
+        None  # [B, 1, F, h, w] what `firm_share` says; None: nothing was remembered in flight
+    )
 
 
 @torch.no_grad()
@@ -125,7 +131,8 @@ def fly_on(
             watched = teacher.commit(watched, latents, cond=at, memory=seen)
         if own is not None and i + 1 < stop:
             own.see(i, made)
-    return Flown(latents=made, memory=memory, noise=begun, taught=taught)
+    firm = None if own is None else own.firm
+    return Flown(latents=made, memory=memory, noise=begun, taught=taught, firm=firm)
 
 
 class Remembering:
@@ -137,6 +144,7 @@ class Remembering:
         self.codec, self.batch, self.frames = codec, batch, codec.config.frames
         blank = batch.latents.new_zeros(count, memory_channels(codec.config), frames, h, w)
         self.channels = blank if memory is None else memory.clone()  # [B, memory_channels, F, h, w]
+        self.firm = torch.zeros_like(blank[:, :2])  # [B, 2, F, h, w]
         self.parts = [slice(i, min(i + TOGETHER, count)) for i in range(0, count, TOGETHER)]
         self.recalled: list[Warped | None] = [None] * len(self.parts)  # of the last view
         self.memories = [begin(self._source(k, 0, batch.latents)) for k in range(len(self.parts))]
@@ -154,6 +162,8 @@ class Remembering:
                 half=self.channels.is_cuda,
             )
             self.channels[at, :, chunk] = recalled.channels[:, :, 0].to(self.channels.dtype)
+            firm = firm_shares(recalled.warped, stride=self.codec.config.stride)
+            self.firm[at, :, chunk] = firm.to(self.firm.dtype)
             self.recalled[k] = recalled.warped.last()
 
     def see(self, chunk: int, latents: Tensor) -> None:
@@ -169,6 +179,23 @@ class Remembering:
         index = torch.full((len(color),), i, device=color.device)
         pose, lens = self.batch.poses[at, i], self.batch.intrinsics[at, i]
         return frame_source(color, depth, age, pose=pose, intrinsics=lens, index=index)
+
+
+def firm_shares(seen: Warped, *, stride: int) -> Tensor:
+    """How much of every cell the memory decides, and how much it settles: [B, 2, h, w].
+
+    It decides where it shows the sky, or things near by: the truth is what belongs there. What is far comes out of the
+    haze only as one draws near, and the truth is one of many things that could; nor is a cell decided beside one that
+    shows something far, for a tree that appears is higher than the ground it stands on. It settles what it decides and
+    has not stretched: detail and all.
+    """
+    known, depth = seen.mask > 0, seen.inverse_depth
+    far = known & (depth > 0) & (depth < 1 / FAR)
+    near = known & ~far
+    both = torch.stack((near, near & (seen.magnification < STRETCHED)), dim=2).float()  # [B, V, 2, Y, X]
+    share = F.avg_pool2d(both.flatten(0, 1), stride).unflatten(0, both.shape[:2]).mean(dim=1)
+    distant = F.avg_pool2d(far.float(), stride).amax(dim=1, keepdim=True)
+    return share * (1 - F.max_pool2d(distant, 3, 1, 1))
 
 
 def _committed(
