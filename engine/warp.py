@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import MEMORY, MemoryConfig
+from engine.values import mapped
 
 NEAR = 1e-4  # p₂ below which a point is not in front of the camera
 EDGE = (
@@ -71,7 +72,7 @@ class Warped:
 
     def last(self) -> Warped:
         """The last view alone."""
-        return Warped(**{f.name: getattr(self, f.name)[:, -1:] for f in fields(self)})
+        return mapped(self, lambda x: x[:, -1:])
 
 
 def between(poses: Tensor, intrinsics: Tensor, other_poses: Tensor, other_intrinsics: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from engine.composite import (
     to_bytes,
 )
 from engine.metrics import psnr, sharpness
+from engine.values import mapped
 from engine.warp import Warped
 from kernels.composite_frames import composite_frames
 from kernels.program import INSTALLED, builds
@@ -155,8 +156,7 @@ def test_what_was_redrawn_at_another_distance_is_a_rest_and_goes(age: int, told:
 def test_flights_do_not_see_each_other() -> None:
     soft, true = blurred(picture()), seen(picture())
     together, _ = composite(soft, DEPTH, true)
-    one = Warped(**{name: getattr(true, name)[1:] for name in Warped.__slots__})
-    alone, _ = composite(soft[1:], DEPTH[1:], one)
+    alone, _ = composite(soft[1:], DEPTH[1:], mapped(true, lambda x: x[1:]))
     assert torch.allclose(together[1:], alone, atol=1e-6)
 
 
@@ -182,8 +182,7 @@ def some(size: tuple[int, int], device: str = "cpu") -> tuple[Tensor, Tensor, Wa
         inverse_depth=random(*size),
     )
     memory.mask[0, 0] = 0
-    moved = {name: getattr(memory, name).to(device) for name in Warped.__slots__}
-    return rgb.to(device), random(*size).to(device), Warped(**moved)
+    return rgb.to(device), random(*size).to(device), mapped(memory, lambda x: x.to(device))
 
 
 def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
@@ -229,7 +228,7 @@ def test_sums_of_sums_are_means_of_cells(size: tuple[int, int]) -> None:
 
 
 def first_view(memory: Warped) -> Warped:
-    return Warped(**{name: getattr(memory, name)[:, :1] for name in Warped.__slots__})
+    return mapped(memory, lambda x: x[:, :1])
 
 
 def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
