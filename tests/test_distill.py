@@ -19,13 +19,13 @@ from engine.conditioning import condition_clip
 from engine.config import as_record
 from engine.generator import Generator
 from engine.model import WorldModel
-from engine.train.distill import DistillRun, DistillTraining, Look, health
+from engine.train.distill import GAP, DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
 from engine.train.judge import KNEE, Judge, blended, distance, roughness, single, single_cameras
 from engine.train.long import LongRun, LongTraining, RolloutOptions, stored_world
 from engine.train.loop import Loop, Plan
 from engine.train.losses import hinge_fool, hinge_judge
-from engine.train.rollout import each, fly_on
+from engine.train.rollout import Flown, each, fly_on
 from explorer.app import main
 from tests.flights import distance as relative
 from tests.flights import random_model
@@ -156,29 +156,25 @@ def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) ->
     assert all(p.grad is not None and p.grad.any() for p in student.model.final_layer.linear.parameters())
 
 
-def test_frames_to_make_anew_lie_in_the_flight_and_apart(pocket: Path, tmp_path: Path) -> None:
-    student = Distill(DistillTraining(**small(pocket, tmp_path), rollout=2), CPU)  # type: ignore[arg-type]
-    shelf = student.shelf
-    shelf.start, shelf.chunks = 3, 20
-    seen: set[int] = set()
-    for step in range(60):
-        frames = student.anew(step, shelf)
-        assert frames == student.anew(step, shelf)
-        assert frames[0] >= 3
-        assert frames[-1] < 23
-        assert all(b - a >= 2 for a, b in pairwise(frames))
-        seen.update(frames)
-    assert seen == set(range(3, 23))
-    shelf.chunks = 1
-    assert all(student.anew(step, shelf) == [3] for step in range(10))
-
-
-def test_parts_of_short_flights_hold_frames_that_were_made(pocket: Path, tmp_path: Path) -> None:
-    given = small(pocket, tmp_path) | dict(chunks=12, frames=5)
-    student = Distill(DistillTraining(**given, rollout=6), CPU)  # type: ignore[arg-type]
-    student.shelf.start, student.shelf.chunks = 1, 6
+def test_every_part_of_a_flight_holds_frames_that_the_teacher_was_asked_for(
+    pocket: Path, tmp_path: Path
+) -> None:
+    given = small(pocket, tmp_path) | dict(chunks=12, frames=8)
+    student = Distill(DistillTraining(**given, rollout=8), CPU)  # type: ignore[arg-type]
+    student.fill()
+    batch = student.pool.draw(2, 13, generator=seeded(0))
+    flown = Flown(latents=batch.latents, memory=None, noise=batch.latents, taught=batch.latents)
     starts = {student.part(step) for step in range(200)}
-    assert starts == {0, 1, 2}  # frame 2 + 4 given is the last that was made
+    assert starts == {0, 1, 2}  # from there on four are given, and of three that were made one is taught
+    for begun in (1, 2):
+        student.shelf.put(batch, flown, start=begun, chunks=8, gap=student.gap)
+        for at in starts:
+            part = student.shelf.cut(at, 8)
+            made = range(part.start, part.start + part.chunks)
+            assert part.taught
+            assert set(part.taught) <= set(made)
+            assert all((frame + at - begun) % GAP == 0 for frame in part.taught)
+            assert all(b - a == GAP for a, b in pairwise(part.taught))
 
 
 def test_the_judge_always_sees_as_many_frames_each_as_often(pocket: Path, tmp_path: Path) -> None:

@@ -180,8 +180,9 @@ def test_the_shelf_draws_clips_with_their_flights_and_comes_back_from_disk() -> 
         shelf.draw(1, generator=seeded(0), trust=0.0)
     again.load_state_dict(shelf.state_dict())
     assert again.batch is None
-    shelf.put(batch, as_flown(batch.latents + 1), start=2, chunks=3)
+    shelf.put(batch, as_flown(batch.latents + 1), start=2, chunks=3, gap=2)
     again.load_state_dict(shelf.state_dict())
+    assert again.taught == [2, 4]
     drawn, flown, source = again.draw(5, generator=seeded(0), trust=0.0)
     assert torch.equal(flown.latents, drawn.latents + 1)
     assert torch.equal(source.noise, 2 * flown.latents)
@@ -199,6 +200,10 @@ def test_a_teacher_of_the_same_weights_and_levels_makes_what_was_flown() -> None
     flown = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=other)
     assert flown.taught is not None
     assert distance(flown.taught[:, :, 2:6], flown.latents[:, :, 2:6]) > 1e-3
+    every = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=other, gap=3)
+    assert every.taught is not None
+    assert torch.equal(every.taught[:, :, [2, 5]], flown.taught[:, :, [2, 5]])
+    assert torch.equal(every.taught[:, :, [3, 4]], batch.latents[:, :, [3, 4]])  # nobody was asked
     first = seeded(3)
     noise = torch.randn(2, 6, 1, *GRID, generator=first)
     assert torch.equal(flown.noise[:, :, 2:3], noise)

@@ -28,14 +28,14 @@ from engine.train.loop import Stateful
 from engine.train.losses import hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
-from engine.train.rollout import GIVEN, Flown, SelfMade, Shelf, beside, memory_of
+from engine.train.rollout import GIVEN, Flown, SelfMade, beside, memory_of
 from engine.train.world import RADII, carry_out
 
 RAMP = (
     0.04,
     0.12,
 )  # shares of the run between which the judge gets its say: it must have learned something first
-GAPS = (2, 5)  # fewest and most frames from one frame made anew to the next
+GAP = 3  # frames from one made anew to the next: most of what they see is flight, and others need no teacher
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
 STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is settled it is hardly needed
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
@@ -131,6 +131,10 @@ class DistillRun(RolloutRun):
     def teacher(self) -> Generator | None:
         return self.many
 
+    @property
+    def gap(self) -> int:
+        return GAP
+
     def by_adam(self, name: str) -> bool:
         return True
 
@@ -144,7 +148,7 @@ class DistillRun(RolloutRun):
         generator = self.host.generator(o.seed, step)
         shelf = self.shelf.cut(self.part(step), o.frames)
         batch, own, flown = shelf.draw(o.batch, generator=generator, trust=o.trust)
-        frames = self.anew(step, shelf)
+        frames = shelf.taught
         low, high = RADII
         radius = low + (high - low) * torch.rand(o.batch, device=self.host.device, generator=generator)
         grid = self.learner.grid
@@ -197,18 +201,11 @@ class DistillRun(RolloutRun):
         """The frame with which this step's part of the flights begins."""
         dice = self.host.generator(self.options.seed + 13, step, device=torch.device("cpu"))
         o = self.options
-        last = min(o.chunks + 1 - o.frames, max(o.rollout - GIVEN, 0))  # where frames are left that were made
+        left = o.rollout - GIVEN - GAP + 1  # from there on there may be none to be made anew
+        last = min(o.chunks + 1 - o.frames, max(left, 0)) if o.frames >= GIVEN + GAP else 0
         if float(torch.rand((), generator=dice)) < BEGINNINGS:
             return 0
         return int(torch.randint(last + 1, (), generator=dice))
-
-    def anew(self, step: int, shelf: Shelf) -> list[int]:
-        """Which frames of the flights are made anew: every second to fifth, so that most of what they see is flight."""
-        dice = self.host.generator(self.options.seed + 11, step, device=torch.device("cpu"))
-        gap = int(torch.randint(GAPS[0], GAPS[1] + 1, (), generator=dice))
-        start, chunks = shelf.start, shelf.chunks
-        first = start + int(torch.randint(min(gap, chunks), (), generator=dice))
-        return list(range(first, start + chunks, gap))
 
     def shown(self, step: int, count: int) -> list[int]:
         """Which of `count` frames made anew the judge sees: `SHOWN` of them, some twice where there are fewer."""

@@ -110,6 +110,11 @@ class RolloutRun(Training):
         """Who says what it would have made of the same noise; None: nobody."""
         return None
 
+    @property
+    def gap(self) -> int:
+        """Frames from one that the teacher is asked for to the next."""
+        return 1
+
     def fly(self, step: int, chunks: int, *, frames: int) -> None:
         """Let the averaged model make new flights when it is time; after a resumption those of before are still there.
 
@@ -133,8 +138,10 @@ class RolloutRun(Training):
             generator=generator,
             codec=self.codec,
             teacher=self.teacher(),
+            gap=self.gap,
         )
-        self.shelf.put(replace(batch, memory=flown.memory), flown, start=start, chunks=chunks)
+        batch = replace(batch, memory=flown.memory)
+        self.shelf.put(batch, flown, start=start, chunks=chunks, gap=self.gap)
 
 
 class LongRun(RolloutRun):

@@ -77,7 +77,7 @@ class Flown:
     noise: Tensor  # [B, C, F, h, w] what self-made frames began with; 0 elsewhere
     taught: (
         Tensor | None
-    )  # [B, C, F, h, w] what the teacher makes of that noise in their place; None: nobody taught
+    )  # [B, C, F, h, w] what the teacher makes of that noise, where it was asked; None: nobody taught
     firm: Tensor | None = (
         None  # [B, 1, F, h, w] what `firm_share` says; None: nothing was remembered in flight
     )
@@ -93,12 +93,14 @@ def fly_on(
     generator: torch.Generator,
     codec: Codec | None = None,
     teacher: Generator | None = None,
+    gap: int = 1,
 ) -> Flown:
     """Let `model` continue clips from their first `start` true frames, as it would in flight, at its own noise levels.
 
     model: single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, if
     the model remembers; None: what the batch says is remembered.  teacher: sees every flight and says what it would
-    have made of the same noise, frame by frame.  Frames start … start + chunks - 1 are made. Raises NotFinite.
+    have made of the same noise, for every `gap`-th of the frames made.  Frames start … start + chunks - 1 are made.
+    Raises NotFinite.
     """
     made, stop = batch.latents.clone(), start + chunks
     begun = torch.zeros_like(made)
@@ -126,8 +128,9 @@ def fly_on(
         made[:, :, i] = latents[:, :, 0].to(made.dtype)
         begun[:, :, i] = noise[:, :, 0].to(begun.dtype)
         if teacher is not None and watched is not None and taught is not None:
-            shown = teacher.sample(watched, cond=at, memory=seen, noise=noise)
-            taught[:, :, i] = shown[:, :, 0].to(taught.dtype)
+            if (i - start) % gap == 0:
+                shown = teacher.sample(watched, cond=at, memory=seen, noise=noise)
+                taught[:, :, i] = shown[:, :, 0].to(taught.dtype)
             watched = teacher.commit(watched, latents, cond=at, memory=seen)
         if own is not None and i + 1 < stop:
             own.see(i, made)
@@ -273,10 +276,12 @@ class Shelf:
         self.batch: Batch | None = None
         self.flown: Flown | None = None
         self.start = self.chunks = 0
+        self.taught: list[int] = []  # frames of which the teacher was asked, had there been one
 
-    def put(self, batch: Batch, flown: Flown, *, start: int, chunks: int) -> None:
-        """batch: true clips.  flown: what `fly_on` returned for them."""
+    def put(self, batch: Batch, flown: Flown, *, start: int, chunks: int, gap: int = 1) -> None:
+        """batch: true clips.  flown: what `fly_on` returned for them.  start, chunks, gap: as they were given to it."""
         self.batch, self.flown, self.start, self.chunks = batch, flown, start, chunks
+        self.taught = list(range(start, start + chunks, gap))
 
     def cut(self, at: int, frames: int) -> Shelf:
         """The same flights, `frames` frames of them from frame `at` on. Before those that count as made, some are given."""
@@ -300,6 +305,8 @@ class Shelf:
             chunks=0,
         )
         shelf.chunks = min(self.start + self.chunks - at, frames) - shelf.start
+        made = range(shelf.start, shelf.start + shelf.chunks)
+        shelf.taught = [frame - at for frame in self.taught if frame - at in made]
         return shelf
 
     def draw(self, count: int, *, generator: torch.Generator, trust: float) -> tuple[Batch, SelfMade, Flown]:
@@ -326,12 +333,13 @@ class Shelf:
         if self.batch is None or self.flown is None:
             return {"batch": None}
         both = {"batch": _tensors(self.batch), "flown": _tensors(self.flown)}
-        return {**both, "start": self.start, "chunks": self.chunks}
+        return {**both, "start": self.start, "chunks": self.chunks, "taught": self.taught}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["batch"] is not None:
             batch, flown = Batch(**state["batch"]), Flown(**state["flown"])
             self.put(batch, flown, start=int(state["start"]), chunks=int(state["chunks"]))
+            self.taught = [int(frame) for frame in state["taught"]]
 
 
 def _tensors(value: Batch | Flown) -> dict[str, Any]:
