@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -451,7 +451,12 @@ def psnr_curve(report: dict[str, Any]) -> str:
         label: [(chunk / 2, row[key]) for chunk, row in report["chunks"].items()]
         for key, label in names.items()
     }
-    end = max(report["chunks"]) / 2
+    return psnr_plot(lines)
+
+
+def psnr_plot(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines of (seconds of flight, dB) as an SVG document."""
+    end = max(seconds for points in lines.values() for seconds, _ in points)
     return curve(
         lines,
         x="seconds of flight",

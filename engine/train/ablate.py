@@ -25,8 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from engine.config import POCKET_CODEC
-from engine.curve import curve
-from engine.evaluate import measure_return, measure_rollouts
+from engine.evaluate import measure_return, measure_rollouts, psnr_plot
 from engine.gdn import GDN
 from engine.measure.film import film
 from engine.measure.odometry import EVERY, track
@@ -230,18 +229,7 @@ def _plot(known: Mapping[str, Mapping[str, Any]]) -> str:
         for name, result in known.items()
         if "chunks" in result
     }
-    if not lines:
-        return ""
-    end = max(x for points in lines.values() for x, _ in points)
-    return curve(
-        lines,
-        x="seconds of flight",
-        y="PSNR, dB",
-        x_range=(0, end),
-        y_range=(14, 38),
-        x_step=10 if end > 20 else 2,
-        y_step=4,
-    )
+    return psnr_plot(lines) if lines else ""
 
 
 def _write(path: Path, text: str) -> None:
