@@ -32,7 +32,8 @@ TOGETHER = (
 )
 GIVEN = 4  # frames of a flight that a part from its middle begins with: nothing before them is seen
 FAR = 60.0  # metres from which on what is remembered does not say what will be seen there
-STRETCHED = 1.5  # and the magnification
+STRETCHED = 1.5  # magnification from which on it does not say in what detail
+WORN = 4  # and generation: so often redrawn
 SHARE = (0.15, 0.5)  # of the self-made frames are noised true frames instead, to be learned; drawn per clip
 NOISY = ForcingConfig(context=(0.0, 0.0), first_context=0.0)  # every frame is to be learned
 
@@ -189,13 +190,14 @@ def firm_shares(seen: Warped, *, stride: int) -> Tensor:
 
     It decides where it shows the sky, or things near by: the truth is what belongs there. What is far comes out of the
     haze only as one draws near, and the truth is one of many things that could; nor is a cell decided beside one that
-    shows something far, for a tree that appears is higher than the ground it stands on. It settles what it decides and
-    has not stretched: detail and all.
+    shows something far, for a tree that appears is higher than the ground it stands on. It settles, detail and all, what
+    it decides and has neither stretched nor often redrawn: an old flight walks over ground first seen from afar.
     """
     known, depth = seen.mask > 0, seen.inverse_depth
     far = known & (depth > 0) & (depth < 1 / FAR)
     near = known & ~far
-    both = torch.stack((near, near & (seen.magnification < STRETCHED)), dim=2).float()  # [B, V, 2, Y, X]
+    crisp = near & (seen.magnification < STRETCHED) & (seen.generation < WORN)
+    both = torch.stack((near, crisp), dim=2).float()  # [B, V, 2, Y, X]
     share = F.avg_pool2d(both.flatten(0, 1), stride).unflatten(0, both.shape[:2]).mean(dim=1)
     distant = F.avg_pool2d(far.float(), stride).amax(dim=1, keepdim=True)
     return share * (1 - F.max_pool2d(distant, 3, 1, 1))
