@@ -15,12 +15,12 @@ from engine.codec import Codec, load_codec
 from engine.config import as_record
 from engine.engine import load_world
 from engine.evaluate import fly, measure_rollouts, rollout, seen_first, warp_only
-from engine.measure.command import _key, measured
+from engine.measure.command import _key, found, measured, shared
 from engine.measure.evaluation import Evaluation
 from engine.measure.film import film, show
 from engine.measure.frechet import moments
 from engine.measure.paths import BACK, DWELL, Flight, plan
-from engine.measure.publish import published
+from engine.measure.publish import published, weights_hash
 from engine.measure.report import Row, frechet_by_biome
 from engine.measure.scores import Record, revisit
 from engine.model import WorldModel
@@ -110,6 +110,20 @@ def test_flights_are_measured_kept_and_not_flown_again(
     alone = dataclasses.replace(options, picture_alone=True)
     measured(flights[:1], alone, model, codec, CPU, said.append)  # the record of the other way does not count
     assert [f.stat().st_mtime_ns != was for f, was in zip(kept, before, strict=True)].count(True) == 1
+
+
+def test_parts_share_a_folder_until_all_flights_are_there(flights: list[Flight], tmp_path: Path) -> None:
+    options = Evaluation(out=tmp_path / "out", assets=weights(tmp_path))
+    folder, hashed = options.out / "flights", weights_hash(tmp_path)
+    folder.mkdir(parents=True)
+    assert found(flights, options) == []
+    for k, splits in ((2, ["hard"]), (1, ["simple", "hard"])):
+        for flight in shared(flights, (k, 2)):
+            record = {"key": _key(flight, hashed, 0, told=True), "split": flight.split}
+            (folder / f"{flight.name}.json").write_text(json.dumps(record))
+        assert [r["split"] for r in found(flights, options)] == splits
+    assert found(flights, dataclasses.replace(options, seed=1)) == []
+    assert [list(shared(range(5), (k, 2))) for k in (1, 2)] == [[0, 1], [2, 3, 4]]  # type: ignore[arg-type]
 
 
 def test_depth_is_told_or_guessed(flights: list[Flight], tmp_path: Path) -> None:
@@ -203,6 +217,9 @@ def test_goals_hold_from_either_side() -> None:
         (dict(quick=True, chunks=0), "chunks=0"),
         (dict(quick=True, worlds=3), "--worlds"),
         (dict(quick=True, picture_alone=True), "--picture-alone"),
+        (dict(part=(3, 2)), r"part=\(3, 2\)"),
+        (dict(worlds=1, part=(1, 3)), r"part=\(1, 3\)"),
+        (dict(quick=True, part=(1, 2)), "--part"),
     ],
 )
 def test_impossible_options_are_named(flags: dict[str, int], told: str) -> None:

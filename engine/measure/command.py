@@ -89,8 +89,14 @@ def _quick(options: Evaluation, model: WorldModel, codec: Codec, device: torch.d
 def _full(options: Evaluation, model: WorldModel, codec: Codec, device: torch.device) -> dict[str, Any]:
     with _telling() as say:
         flights = planned(options.worlds, say)
-        known = measured(flights, options, model, codec, device, say)
+        measured(shared(flights, options.part), options, model, codec, device, say)
     assert options.assets is not None
+    known = found(flights, options)
+    if len(known) < len(flights):
+        Console(stderr=True, highlight=False).print(
+            f"{len(known)} of {len(flights)} flights are measured: the last part to end writes the report"
+        )
+        return {}
     return published(
         flights,
         known,
@@ -111,6 +117,20 @@ def planned(worlds: int, say: Say) -> list[Flight]:
         say(f"planning paths: world {i + 1} of {worlds}")
         out += plan(renderer, world)
     return out
+
+
+def shared(flights: Sequence[Flight], part: tuple[int, int]) -> Sequence[Flight]:
+    """The K-th of N parts, about equally long."""
+    k, n = part
+    return flights[(k - 1) * len(flights) // n : k * len(flights) // n]
+
+
+def found(flights: Sequence[Flight], options: Evaluation) -> list[Record]:
+    """The records on disk that are of these flights and weights."""
+    assert options.assets is not None
+    weights, folder = weights_hash(options.assets), options.out / "flights"
+    records = [_kept(folder, f, _key(f, weights, options.seed, told=options.told)) for f in flights]
+    return [record for record in records if record is not None]
 
 
 def measured(
@@ -135,7 +155,7 @@ def measured(
         which = f"flight {done + at + 1} of {len(flights)}" + (f", about {left:.0f} min left" if at else "")
         batch = todo[at : at + size]
         _fly(batch, keys, folder, model, codec, renderer, options, partial(_prefixed, say, which))
-    return [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
+    return found(flights, options)
 
 
 def _prefixed(say: Say, prefix: str, words: str) -> None:
@@ -162,8 +182,8 @@ def _fly(
         forgetful = flown(memory=False, say=lambda w: say(f"flying without memory, {w}"))
     lifted = flown(lifted=True, say=lambda w: say(f"flying off the ground, {w}"))
     say("measuring")
-    found = records(list(flights), shown, made, forgetful, lifted, codec=codec, told=options.told)
-    for i, (flight, record) in enumerate(zip(flights, found, strict=True)):
+    rows = records(list(flights), shown, made, forgetful, lifted, codec=codec, told=options.told)
+    for i, (flight, record) in enumerate(zip(flights, rows, strict=True)):
         save_sheet(folder / f"{flight.name}.png", _strip(i, shown, made, lifted, forgetful))
         write(
             folder / f"{flight.name}.json",

@@ -30,6 +30,8 @@ class Evaluation:
     """of --quick: held-out worlds, one flight through each; default 12"""
     chunks: int | None = None
     """of --quick: length of the flights, 0.5 s each; default 20"""
+    part: tuple[int, int] = (1, 1)
+    """K N: the K-th of N parts of the set. Several processes share a folder, and the last to end writes the report"""
     seed: int = 0
     """of the noise"""
     batch: int | None = None
@@ -47,6 +49,8 @@ class Evaluation:
 
         if not 1 <= self.worlds <= len(HELD_OUT):
             raise ValueError(f"worlds={self.worlds}: the fixed set has 1 … {len(HELD_OUT)}")
+        if not 1 <= self.part[0] <= self.part[1] <= 2 * self.worlds:
+            raise ValueError(f"part={self.part}: K of N, with N at most the {2 * self.worlds} flights")
         for name in ("flights", "chunks", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -55,5 +59,7 @@ class Evaluation:
             raise ValueError("--flights and --chunks belong to --quick: the fixed set is sized by --worlds")
         if self.quick and self.picture_alone:
             raise ValueError("--picture-alone belongs to the fixed set: --quick flies both ways")
-        if self.quick and (self.worlds != len(HELD_OUT) or self.batch):
-            raise ValueError("--worlds and --batch belong to the fixed set: --quick is sized by --flights")
+        if self.quick and (self.worlds != len(HELD_OUT) or self.batch or self.part != (1, 1)):
+            raise ValueError(
+                "--worlds, --batch and --part belong to the fixed set: --quick is sized by --flights"
+            )
