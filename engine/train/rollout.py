@@ -79,9 +79,7 @@ class Flown:
     taught: (
         Tensor | None
     )  # [B, C, F, h, w] what the teacher makes of that noise, where it was asked; None: nobody taught
-    firm: Tensor | None = (
-        None  # [B, 1, F, h, w] what `firm_share` says; None: nothing was remembered in flight
-    )
+    firm: Tensor | None = None  # [B, 2, F, h, w] `firm_shares`; None: nothing was remembered in flight
 
 
 @torch.no_grad()
