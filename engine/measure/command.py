@@ -127,10 +127,15 @@ def shared(flights: Sequence[Flight], part: tuple[int, int]) -> Sequence[Flight]
 
 def found(flights: Sequence[Flight], options: Evaluation) -> list[Record]:
     """The records on disk that are of these flights and weights."""
+    keys, folder = _keys(flights, options), options.out / "flights"
+    return [record for f in flights if (record := _kept(folder, f, keys[f.name])) is not None]
+
+
+def _keys(flights: Sequence[Flight], options: Evaluation) -> dict[str, str]:
+    """What the record of each flight depends on, by its name."""
     assert options.assets is not None
-    weights, folder = weights_hash(options.assets), options.out / "flights"
-    records = [_kept(folder, f, _key(f, weights, options.seed, told=options.told)) for f in flights]
-    return [record for record in records if record is not None]
+    weights = weights_hash(options.assets)
+    return {f.name: _key(f, weights, options.seed, told=options.told) for f in flights}
 
 
 def measured(
@@ -142,9 +147,7 @@ def measured(
     say: Say,
 ) -> list[Record]:
     """The records of all flights: those on disk as they are, the others made and kept, a batch at a time."""
-    assert options.assets is not None
-    weights = weights_hash(options.assets)
-    keys = {f.name: _key(f, weights, options.seed, told=options.told) for f in flights}
+    keys = _keys(flights, options)
     folder = options.out / "flights"
     folder.mkdir(parents=True, exist_ok=True)
     todo = [f for f in flights if _kept(folder, f, keys[f.name]) is None]

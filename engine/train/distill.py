@@ -104,6 +104,7 @@ class DistillRun(RolloutRun):
     decay = 0.99
     remembers = False  # flights remember what they flew, and only flights are learned from
     other_levels = ()
+    gap = GAP
 
     def __init__(self, options: DistillTraining, host: Host) -> None:
         self.optim = OptimConfig(adam=options.rate, betas=(0.5, 0.95), warmup=0.03, decay=0.4)
@@ -130,10 +131,6 @@ class DistillRun(RolloutRun):
 
     def teacher(self) -> Generator | None:
         return self.many
-
-    @property
-    def gap(self) -> int:
-        return GAP
 
     def by_adam(self, name: str) -> bool:
         return True

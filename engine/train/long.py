@@ -91,6 +91,7 @@ class RolloutRun(Training):
     """A run that starts from given weights and keeps a shelf of self-made flights."""
 
     options: RolloutOptions
+    gap = 1  # frames from one that the teacher is asked for to the next
 
     def __init__(self, options: RolloutOptions, host: Host) -> None:
         super().__init__(options, host)
@@ -109,11 +110,6 @@ class RolloutRun(Training):
     def teacher(self) -> Generator | None:
         """Who says what it would have made of the same noise; None: nobody."""
         return None
-
-    @property
-    def gap(self) -> int:
-        """Frames from one that the teacher is asked for to the next."""
-        return 1
 
     def fly(self, step: int, chunks: int, *, frames: int) -> None:
         """Let the averaged model make new flights when it is time; after a resumption those of before are still there.
