@@ -23,6 +23,7 @@ from engine.train.losses import (
     GRADIENT,
     SKY,
     TEMPORAL,
+    gradient_penalty,
     hinge_fool,
     hinge_judge,
     reconstruction_loss,
@@ -239,6 +240,15 @@ def test_losses_against_their_formulas() -> None:
         0.25 + 0.5
     )
     assert float(hinge_fool(torch.tensor([1.0, 2.0]))) == -1.5
+
+
+def test_the_penalty_is_the_squared_gradient_by_the_variance_of_the_noise() -> None:
+    """Of scores w·x, under noise of standard deviation s: s²|w|² in the mean."""
+    torch.manual_seed(0)
+    w, x = torch.randn(64), torch.randn(20_000, 64)
+    penalty = gradient_penalty(x @ w, (x + 0.1 * torch.randn_like(x)) @ w)
+    assert float(penalty) == pytest.approx(0.01 * float(w.square().sum()), rel=0.05)
+    assert float(gradient_penalty(x @ w, x @ w + 3)) == pytest.approx(9, rel=1e-5)
 
 
 def test_adversary_scores_patches() -> None:

@@ -5,7 +5,7 @@
 Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
 sampler, with gradient. Where their memory decides what is there they are pulled to the true frames; where it does not,
 to what the model it began as makes of the same noise in many steps, which is a definite thing and no mean of things. A
-judge pushes them to where it takes them for true ones.
+judge pushes them to where it takes them for true ones, and must be calm: a little noise may not change its mind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.train.host import Host
 from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras
 from engine.train.long import RolloutOptions, RolloutRun, stored_world
 from engine.train.loop import Stateful
-from engine.train.losses import hinge_fool, hinge_judge
+from engine.train.losses import gradient_penalty, hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
 from engine.train.rollout import GIVEN, Flown, SelfMade, beside, memory_of
@@ -40,6 +40,7 @@ BEGINNINGS = 0.4  # share of steps that see flights from their first picture on;
 STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is settled it is hardly needed
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
+SHAKE = 0.1  # standard deviation of the noise under which the judge's score of a true frame should stay what it was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,11 @@ class DistillTraining(RolloutOptions):
     """chunks of a rendered clip, 0.5 s each"""
     flights: int = 128
     """clips that are flown at a time"""
-    fly_every: int = 96
-    """steps until they are flown anew, which takes as long as 50 steps"""
+    fly_every: int = 128
+    """steps until they are flown anew, which takes as long as 60 steps"""
     fresh: int = 32
     """clips rendered at a time to replace the oldest"""
-    fresh_every: int = 96
+    fresh_every: int = 128
     """steps between them; 0: never"""
     rollout: int = 44
     """chunks of the flights, of which a step sees `frames`"""
@@ -74,12 +75,14 @@ class DistillTraining(RolloutOptions):
     """noise levels in which the teacher makes of the same noise what is aimed at; none: the truth alone is"""
     taught_by: Path | None = None
     """weights of the teacher, if it is not to be what the model starts from: for a run that continues another"""
-    adversary: float = 1.0
+    adversary: float = 2.0
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
     rate: float = 1.5e-4
     """learning rate of the model"""
     judge_rate: float = 2e-4
     """learning rate of the judge"""
+    calm: float = 2.0
+    """weight of the judge's calm: 0 lets it tell true from made by whatever it finds, 100 lets it tell nothing"""
 
     def __post_init__(self) -> None:
         RolloutOptions.__post_init__(self)
@@ -160,8 +163,11 @@ class DistillRun(RolloutRun):
         rows = rows.to(made.device)
         look = Look(batch, [frames[i] for i in shown], cond, generator)
 
-        verdict = hinge_judge(*look(self.judge, true[rows], made.detach()[rows]))
-        verdict.backward()
+        real, fake, shaken = look(
+            self.judge, true[rows], made.detach()[rows], shake(true[rows], generator=generator)
+        )
+        verdict, unrest = hinge_judge(real, fake), gradient_penalty(real, shaken)
+        (verdict + o.calm * unrest).backward()
         nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
         self.critic.step(fraction)
 
@@ -175,7 +181,7 @@ class DistillRun(RolloutRun):
         say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
         made.backward(blended(pull, push, o.adversary * say))
         self.learn(fraction)
-        losses = {"regression": regression, "judge": verdict, "fooled": fooled}
+        losses = {"regression": regression, "judge": verdict, "unrest": unrest, "fooled": fooled}
         return {
             **losses,
             **health(leaf.detach(), true),
@@ -265,6 +271,11 @@ class Look:
         )
         scores = judge(x, levels=self.levels.repeat(n), words=self.words.repeat(n, 1), cond=cond)
         return scores.chunk(n)
+
+
+def shake(x: Tensor, *, generator: torch.Generator) -> Tensor:
+    """x under a little noise."""
+    return x + SHAKE * torch.randn(x.shape, device=x.device, generator=generator)
 
 
 def health(made: Tensor, true: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a codec is trained on: reconstruction of pictures and of depth, and the hinge losses of its adversary. Pure."""
+"""What a codec is trained on: reconstruction of pictures and of depth, and the losses of its adversary. Pure."""
 
 from __future__ import annotations
 
@@ -60,3 +60,11 @@ def hinge_judge(real: Tensor, fake: Tensor) -> Tensor:
 def hinge_fool(fake: Tensor) -> Tensor:
     """Loss of the decoder under that adversary."""
     return -fake.float().mean()
+
+
+def gradient_penalty(real: Tensor, shaken: Tensor) -> Tensor:
+    """Mean squared change of the adversary's scores of the truth under a little noise: as its gradient there, squared.
+
+    Source: Lin et al. 2025, "Diffusion Adversarial Post-Training", arXiv 2501.08316, the approximated R1.
+    """
+    return (real.float() - shaken.float()).square().mean()
