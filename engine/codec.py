@@ -113,14 +113,20 @@ class Decoder(nn.Module):
         self.fine = _trunk(w2, 2, norm=False)
         self.head = nn.Conv2d(w2, (5 if config.sky else 4) * 4, 3, padding=1)
 
-    def forward(self, previous: Tensor, latent: Tensor) -> Tensor:
-        """Two neighbouring raw latents [B, C, h, w] → the 8 frames of the second [B, 8, 5, Y, X]: RGB, depth code, sky logit."""
+    def forward(self, previous: Tensor, latent: Tensor, *, last: bool = False) -> Tensor:
+        """Two neighbouring raw latents [B, C, h, w] → the 8 frames of the second [B, 8, 5, Y, X]: RGB, depth code, sky logit.
+
+        last: the last of them alone, [B, 1, 5, Y, X], for a third of the work.
+        """
         x = self.low(self.stem(torch.cat((previous, latent), dim=1)))
         x = self.mid(F.pixel_shuffle(self.up8(x), 2))
         x = F.pixel_shuffle(self.up4(x), 2)
-        x = _unstack(x + self.time(x), self.frames)
+        x, frames = x + self.time(x), self.frames
+        if last:
+            x, frames = x[:, -x.shape[1] // frames :], 1
+        x = _unstack(x, frames)
         x = self.fine(F.pixel_shuffle(self.up2(self.frame(x)), 2))
-        return F.pixel_shuffle(self.head(x), 2).unflatten(0, (-1, self.frames))
+        return F.pixel_shuffle(self.head(x), 2).unflatten(0, (-1, frames))
 
 
 class Codec(nn.Module):
@@ -177,10 +183,13 @@ class Codec(nn.Module):
         depth = inverse_depth if inverse_depth is None else chunks_of(inverse_depth, n).flatten(0, 1)
         return self.encode(every.flatten(0, 1), depth).unflatten(0, every.shape[:2])
 
-    def decode(self, previous: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised latents [B, C, h, w] → RGB [B, 8, 3, Y, X] in [-1, 1], inverse depth [B, 8, Y, X] in 1/m (sky 0)."""
+    def decode(self, previous: Tensor, latent: Tensor, *, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Normalised latents [B, C, h, w] → RGB [B, 8, 3, Y, X] in [-1, 1], inverse depth [B, 8, Y, X] in 1/m (sky 0).
+
+        last: of the last of the 8 frames alone, [B, 1, 3, Y, X] and [B, 1, Y, X].
+        """
         std, mean = self.std.to(latent.dtype).view(-1, 1, 1), self.mean.to(latent.dtype).view(-1, 1, 1)
-        out = self.decoder(previous * std + mean, latent * std + mean)
+        out = self.decoder(previous * std + mean, latent * std + mean, last=last)
         code = out[:, :, 3:].float()
         inverse_depth = (
             depth_decode(code[:, :, 0], code[:, :, 1]) if self.config.sky else joint_decode(code[:, :, 0])

@@ -116,7 +116,7 @@ def first_source(
     inverse_depth: [B, Y, X] in 1/m, sky 0, below 0 unknown; None: nobody knows it.
     """
     with torch.no_grad():
-        depth = codec.decode(still, still)[1][:, -1]
+        depth = codec.decode(still, still, last=True)[1][:, 0]
     if inverse_depth is not None:
         depth = torch.where(inverse_depth >= 0, inverse_depth.to(depth.dtype), depth)
     blank = torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)

@@ -77,6 +77,9 @@ def test_streaming_equals_the_whole_clip() -> None:
         frames, depth = codec.decode(previous, latent)
         torch.testing.assert_close(frames, rgb[:, 8 * i : 8 * i + 8], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(depth, inverse_depth[:, 8 * i : 8 * i + 8], atol=1e-6, rtol=1e-5)
+        alone, near = codec.decode(previous, latent, last=True)
+        torch.testing.assert_close(alone, frames[:, -1:], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(near, depth[:, -1:], atol=1e-6, rtol=1e-5)
         previous = latent
 
 

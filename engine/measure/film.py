@@ -104,7 +104,7 @@ def film(
     device = truth.frames.device
     still = encoded_first(codec, truth.frames[:, 0], truth.known(told))
     with half(device):
-        first = codec.decode(still, still)[1][:, -1:]
+        first = codec.decode(still, still, last=True)[1]
     frames, depth, times = [truth.frames[:, :1]], [first.half()], [time.perf_counter()]
     chunks = (truth.poses.shape[1] - 1) // 8
     way = Lifted(truth.poses, truth.intrinsics) if lifted else None

@@ -69,7 +69,7 @@ def standing(codec: Codec, pictures: Tensor) -> Tensor:
     """Pictures [N, 3, Y, X] in [-1, 1], encoded standing still and decoded: the last of the eight frames."""
     with half(pictures.device):
         latent = codec.encode_picture(pictures)
-        return codec.decode(latent, latent)[0][:, -1].float()
+        return codec.decode(latent, latent, last=True)[0][:, 0].float()
 
 
 def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:

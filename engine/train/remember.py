@@ -164,8 +164,7 @@ def last_frame(
     """uint8 [N, Y, X, 3] and fp16 [N, Y, X] of the last frame that two latents decode to, with what was `seen` of it."""
     dtype = codec.mean.dtype
     with torch.autocast(latent.device.type, torch.bfloat16):
-        rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype))
-    rgb, depth = rgb[:, -1:], depth[:, -1:]
+        rgb, depth = codec.decode(previous.to(dtype), latent.to(dtype), last=True)
     if seen is not None:
         rgb, depth = composite(rgb, depth, seen)
     color = ((rgb[:, 0].float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
