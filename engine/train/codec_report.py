@@ -13,6 +13,8 @@ from engine.depth import depth_code
 from engine.metrics import psnr, sharpness, ssim
 from engine.train.sheet import grey, save_sheet
 
+TRIPS = 10  # to latents and back: five seconds of a memory that nothing corrects
+
 
 def to_float(frames: Tensor) -> Tensor:
     """uint8 [..., Y, X, 3] → fp32 [..., 3, Y, X] in [-1, 1]."""
@@ -48,11 +50,18 @@ def evaluate_codec(
     psnr in dB; ssim; sharpness as a share of the truth's; depth_error: median of |d/d_true - 1| where there is no
     sky, and depth_shape the same after the best scale per clip; sky_as_thing and thing_as_sky: share of pixels of
     either kind mistaken for the other. blind_…: the same where the encoder was shown pictures only.
+    trips_psnr, trips_sharpness: of first pictures that were encoded, standing still, and decoded ten times over.
     photographs: uint8 [N, 3, Y, X], standing still; photo_psnr, photo_ssim and photo_sharpness are theirs.
     """
     report = _means([_measure(*clip) for clip in _decoded(codec, clips, told=True)])
     blind = _means([_measure(*clip) for clip in _decoded(codec, clips, told=False)])
     report |= {f"blind_{name}": value for name, value in blind.items()}
+    first = to_float(clips["frames"][:, 0])
+    drawn = first
+    for _ in range(TRIPS):
+        drawn = standing(codec, drawn)
+    report["trips_psnr"] = float(psnr(drawn, first).mean())
+    report["trips_sharpness"] = float(sharpness(drawn).mean() / sharpness(first).mean().clamp_min(1e-6))
     if photographs is not None and len(photographs):
         truth = to_float(photographs.movedim(1, -1))
         drawn = standing(codec, truth)
