@@ -145,6 +145,23 @@ def test_a_camera_that_is_lost_for_a_moment_goes_on() -> None:
     assert pose_error(found.poses, poses[::EVERY]).rotation < math.degrees(2 / 130)
 
 
+def test_a_camera_that_turned_away_in_the_fog_recognises_the_place() -> None:
+    """It turns by 17° where nothing is seen, and on from there: what came after is put right, and the gap between."""
+    poses = np.repeat(np.eye(4)[None], 81, axis=0)
+    for i in range(81):
+        poses[i, :3, :3] = turned(0.3 * min(max(i - 24, 0) / 12, 1), 0.05 * math.sin(0.1 * i), 0.0)[:3, :3]
+    frames, depth, lens = wall(poses)
+    frames[25:36] = 128
+    found = track(frames, depth[::EVERY], lens)
+    assert found.solved == pytest.approx(1 - 2 / 20)
+    error = pose_error(found.poses, poses[::EVERY])
+    assert error.rotation < math.degrees(2 / 130)
+    elsewhere = wall(poses, seed=1)[0]
+    frames[36:] = elsewhere[36:]  # the fog lifts over another place, which nobody has seen
+    astray = pose_error(track(frames, depth[::EVERY], lens).poses, poses[::EVERY])
+    assert astray.rotation > 5
+
+
 def test_where_pictures_say_nothing_the_camera_is_taken_to_stand() -> None:
     found = track(np.full((9, 40, 64, 3), 90, np.uint8), np.full((3, 40, 64), 0.1), LENS.numpy())
     assert found.solved == 0.0

@@ -36,7 +36,7 @@ from engine.train.data import HELD_OUT
 from engine.train.sheet import save_sheet
 from engine.worlds.renderer import Renderer
 
-EDITION = 2  # of what is measured: records of another one are made anew
+EDITION = 3  # of what is measured: records of another one are made anew
 SECONDS = (0, 1, 2, 4, 10, 20, 30, 40, 50, 60)  # of the pictures on contact sheets
 BATCH = {"cpu": 1, "cuda": 32}  # flights at a time
 QUIET = 15.0  # seconds between lines where there is no terminal

@@ -5,7 +5,8 @@ the turn so far would put them, checked backwards), and every few frames the cam
 (PnP with RANSAC, refined on inliers). When too few are left the last solved frame becomes the keyframe. Rotations do
 not need the depth to be right, only its order; translations follow its scale, which the comparison of paths takes out
 once per flight. Where nothing is near enough to tell of a translation, as in the sky, the turn alone is solved, from
-directions (RANSAC over pairs of them, then Kabsch 1976), and the camera moves on as it did.
+directions (RANSAC over pairs of them, then Kabsch 1976), and the camera moves on as it did. Where pictures do not even
+say that, the camera is lost until it recognises a place (`engine/measure/recognise.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.measure.recognise import View, recognised
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -67,19 +70,49 @@ def track(frames: Picture, inverse_depth: NDArray[np.floating], intrinsics: NDAr
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])  # OpenCV counts from pixel centres
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
     key = _keyframe(greys[0], inverse_depth[0], K, np.eye(4))
-    poses, step, solved = [np.eye(4)], np.eye(4), 0
+    poses, step, solved = [np.eye(4)], np.eye(4), [True]
+    views, lost = (
+        [View(greys[0], inverse_depth[0], 0)],
+        0,
+    )  # lost: the first pose that nothing ties to those before
     for i in range(1, len(greys)):
         _follow(key, greys[i - 1], greys[i], expected=_moved_by(key.seen, K, step[:3, :3]))
         if i % EVERY:
             continue
+        at = i // EVERY
         guess = np.linalg.inv(poses[-1] @ step) @ key.pose
         relative = _solve(key, K, guess=guess)
-        solved += relative is not None
+        solved.append(relative is not None)
         poses.append(key.pose @ np.linalg.inv(guess if relative is None else relative))
         step = np.linalg.inv(poses[-2]) @ poses[-1]
-        if relative is None or len(key.seen) < max(LEAST * 2, LEFT * key.begun):
-            key = _keyframe(greys[i], inverse_depth[i // EVERY], K, poses[-1])
-    return Track(poses=np.stack(poses), solved=solved / max(1, len(poses) - 1))
+        lost = lost or (at if relative is None else 0)
+        place = recognised(views, greys[i], K) if lost else None
+        if place is not None:
+            view, relative = place
+            _tie(poses, solved, poses[view] @ np.linalg.inv(relative), lost)
+            solved[-1], lost, step = True, 0, np.eye(4)
+        if place is not None or relative is None or len(key.seen) < max(LEAST * 2, LEFT * key.begun):
+            key = _keyframe(greys[i], inverse_depth[at], K, poses[-1])
+            if not lost:
+                views.append(View(greys[i], inverse_depth[at], at))
+    return Track(poses=np.stack(poses), solved=sum(solved[1:]) / max(1, len(poses) - 1))
+
+
+def _tie(poses: list[Array], solved: list[bool], here: Array, lost: int) -> None:
+    """Put the newest pose to `here`, with it what was followed since the pictures last did not decide, and the gap between."""
+    first = len(poses) - 1
+    while first > lost and solved[first]:
+        first -= 1
+    first = min(first + 1, len(poses) - 1)
+    off = here @ np.linalg.inv(poses[-1])
+    poses[first:] = [off @ pose for pose in poses[first:]]
+    before, after = poses[lost - 1], poses[first]
+    apart = np.linalg.inv(before) @ after
+    turn = np.asarray(cv2.Rodrigues(apart[:3, :3])[0])
+    for i in range(lost, first):
+        share, between = (i - lost + 1) / (first - lost + 1), np.eye(4)
+        between[:3, :3], between[:3, 3] = cv2.Rodrigues(share * turn)[0], share * apart[:3, 3]
+        poses[i] = before @ between
 
 
 def _moved_by(seen: NDArray[np.float32], K: Array, turn: Array) -> NDArray[np.float32]:
