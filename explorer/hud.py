@@ -103,7 +103,8 @@ def _rows(f: Figures) -> list[tuple[str, str, Color]]:
     if f.drift is not None:
         rows.append(("Drift", f"detail {f.drift.detail:.0%}  color {f.drift.color:.0%}", INK))
     if f.moments:
-        rows.append(("Moments", f"{f.moments}  {_size(f.memory)} + {_size(f.disk)} disk", INK))
+        rows.append(("Moments", f"{f.moments}", INK))
+        rows.append(("Kept", f"{_size(f.memory)} + {_size(f.disk)} disk", INK))
     if f.recoveries:
         rows.append(("Engine", f"{f.recoveries} recover{'y' if f.recoveries == 1 else 'ies'}", ALERT))
     if f.discarded:
