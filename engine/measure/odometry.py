@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.measure.recognise import View, recognised
+from engine.measure.recognise import FAREST, View, rays, recognised
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -37,7 +37,6 @@ TURN_SHARE = 0.4  # of the corners that a turn alone must explain
 TELLS, TELLING = 150.0, 12  # metres: corners nearer than that tell of a translation, and how many have to
 EDGE = 0.3  # share by which inverse depths of one surface differ between neighbours at most
 SWERVE, LEAP = 30.0, 12.0  # degrees and metres off going on as before, at most, in `EVERY` frames
-FAREST = 2000.0  # metres: where the sky is put
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,23 +118,17 @@ def _moved_by(seen: NDArray[np.float32], K: Array, turn: Array) -> NDArray[np.fl
     """Where pixels [k, 1, 2] are a frame later if the camera goes on turning by `turn` [3, 3] in `EVERY` frames."""
     vector, _ = cv2.Rodrigues(turn)
     back, _ = cv2.Rodrigues(-np.asarray(vector) / EVERY)
-    rays = _rays(seen, K) @ np.asarray(back).T
-    there = rays[:, :2] / np.maximum(rays[:, 2:], 1e-3) * (K[0, 0], K[1, 1]) + (K[0, 2], K[1, 2])
+    ahead = rays(seen[:, 0], K) @ np.asarray(back).T
+    there = ahead[:, :2] / np.maximum(ahead[:, 2:], 1e-3) * (K[0, 0], K[1, 1]) + (K[0, 2], K[1, 2])
     out: NDArray[np.float32] = there[:, None].astype(np.float32)
     return out
-
-
-def _rays(seen: NDArray[np.float32], K: Array) -> Array:
-    """Directions [k, 3] of pixels [k, 1, 2], in the axes of the camera, of length 1 along z."""
-    x, y = seen[:, 0].astype(np.float64).T
-    return np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
 
 
 def _keyframe(grey: Picture, inverse_depth: NDArray[np.floating], K: Array, pose: Array) -> _Keyframe:
     found = cv2.goodFeaturesToTrack(grey, **CORNERS)
     seen = np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
     depth = 1 / np.maximum(_sampled(inverse_depth.astype(np.float64), *seen[:, 0].T), 1 / FAREST)
-    return _Keyframe(pose=pose, points=_rays(seen, K) * depth[:, None], seen=seen, begun=len(seen))
+    return _Keyframe(pose=pose, points=rays(seen[:, 0], K) * depth[:, None], seen=seen, begun=len(seen))
 
 
 def _sampled(inverse_depth: Array, x: Array, y: Array) -> Array:
@@ -213,7 +206,7 @@ def _turn(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
     if count < TURN_LEAST:
         return None
     at = key.points + guess[:3, :3].T @ guess[:3, 3]  # as seen from there, in the axes of the keyframe
-    before, now = _unit(at), _unit(_rays(key.seen, K))
+    before, now = _unit(at), _unit(rays(key.seen[:, 0], K))
     pairs = np.random.default_rng(0).integers(count, size=(PAIRS, 2))
     turns = _triads(now[pairs]) @ _triads(before[pairs]).swapaxes(1, 2)
     off = TURN_OFF / K[0, 0]  # radians

@@ -46,6 +46,12 @@ def recognised(views: Sequence[View], grey: Picture, K: Array) -> tuple[int, Arr
     return None
 
 
+def rays(pixels: NDArray[np.floating], K: Array) -> Array:
+    """Directions [k, 3] of pixels [k, 2], in the axes of the camera, of length 1 along z."""
+    x, y = pixels.astype(np.float64).T
+    return np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
+
+
 def _features(grey: Picture) -> Features:
     found, what = cv2.SIFT_create(**SIFT).detectAndCompute(grey, None)  # type: ignore[attr-defined]
     if what is None:
@@ -66,8 +72,7 @@ def _motion(view: View, then: Features, now: Features, K: Array) -> Array | None
     Y, X = view.inverse_depth.shape
     row, column = np.clip(y.round().astype(int), 0, Y - 1), np.clip(x.round().astype(int), 0, X - 1)
     depth = 1 / np.maximum(view.inverse_depth[row, column].astype(np.float64), 1 / FAREST)
-    rays = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
-    points, lens = rays * depth[:, None], np.zeros(4)
+    points, lens = rays(pixels, K) * depth[:, None], np.zeros(4)
     ok, turn, shift, inliers = cv2.solvePnPRansac(
         points, seen, K, lens, iterationsCount=300, reprojectionError=OFF
     )
