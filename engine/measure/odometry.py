@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.measure.recognise import FAREST, View, rays, recognised
+from engine.measure.perspective import nearest, points_at, rays, solve_pnp
+from engine.measure.recognise import View, recognised
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -29,7 +30,7 @@ FLOW: dict[str, Any] = dict(
     winSize=(11, 11), maxLevel=3, criteria=(3, 30, 0.003), flags=cv2.OPTFLOW_USE_INITIAL_FLOW
 )  # 30 rounds, or 0.003 pixels
 BACKWARDS = 0.5  # pixels by which a corner followed there and back may miss
-OFF = 1.0  # pixels: reprojection error of an inlier
+OFF, TRIES = 1.0, 200  # pixels: reprojection error of an inlier; and samples drawn
 LEFT = 0.7  # share of a keyframe's corners below which the next keyframe begins
 LEAST = 24  # corners from which a pose is solved
 PAIRS, TURN_OFF, TURN_LEAST = 200, 2.0, 12  # tries, pixels and corners of a turn alone
@@ -70,10 +71,8 @@ def track(frames: Picture, inverse_depth: NDArray[np.floating], intrinsics: NDAr
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
     key = _keyframe(greys[0], inverse_depth[0], K, np.eye(4))
     poses, step, solved = [np.eye(4)], np.eye(4), [True]
-    views, lost = (
-        [View(greys[0], inverse_depth[0], 0)],
-        0,
-    )  # lost: the first pose that nothing ties to those before
+    views = [View(greys[0], inverse_depth[0], 0)]
+    lost = 0  # the first pose that nothing ties to those before; 0: all are tied
     for i in range(1, len(greys)):
         _follow(key, greys[i - 1], greys[i], expected=_moved_by(key.seen, K, step[:3, :3]))
         if i % EVERY:
@@ -84,7 +83,8 @@ def track(frames: Picture, inverse_depth: NDArray[np.floating], intrinsics: NDAr
         solved.append(relative is not None)
         poses.append(key.pose @ np.linalg.inv(guess if relative is None else relative))
         step = np.linalg.inv(poses[-2]) @ poses[-1]
-        lost = lost or (at if relative is None else 0)
+        if relative is None:
+            lost = lost or at
         place = recognised(views, greys[i], K) if lost else None
         if place is not None:
             view, relative = place
@@ -127,8 +127,8 @@ def _moved_by(seen: NDArray[np.float32], K: Array, turn: Array) -> NDArray[np.fl
 def _keyframe(grey: Picture, inverse_depth: NDArray[np.floating], K: Array, pose: Array) -> _Keyframe:
     found = cv2.goodFeaturesToTrack(grey, **CORNERS)
     seen = np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
-    depth = 1 / np.maximum(_sampled(inverse_depth.astype(np.float64), *seen[:, 0].T), 1 / FAREST)
-    return _Keyframe(pose=pose, points=rays(seen[:, 0], K) * depth[:, None], seen=seen, begun=len(seen))
+    points = points_at(seen[:, 0], _sampled(inverse_depth.astype(np.float64), *seen[:, 0].T), K)
+    return _Keyframe(pose=pose, points=points, seen=seen, begun=len(seen))
 
 
 def _sampled(inverse_depth: Array, x: Array, y: Array) -> Array:
@@ -140,10 +140,7 @@ def _sampled(inverse_depth: Array, x: Array, y: Array) -> Array:
     a, b = x - left, y - top
     mean = (four * np.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b])).sum(axis=0)
     one = four.max(axis=0) - four.min(axis=0) <= EDGE * four.max(axis=0)
-    nearest = inverse_depth[
-        np.clip(y.round().astype(int), 0, height - 1), np.clip(x.round().astype(int), 0, width - 1)
-    ]
-    return np.where(one, mean, nearest)
+    return np.where(one, mean, nearest(inverse_depth, x, y))
 
 
 def _follow(key: _Keyframe, before: Picture, now: Picture, *, expected: NDArray[np.float32]) -> None:
@@ -182,22 +179,15 @@ def _pose(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:
     """All six degrees of freedom."""
     if len(key.seen) < LEAST or (key.points[:, 2] < TELLS).sum() < TELLING:
         return None
-    pixels, lens = key.seen.astype(np.float64), np.zeros(4)
-    turn: Any = cv2.Rodrigues(guess[:3, :3])[0]
-    shift: Any = guess[:3, 3:].copy()
-    ok, turn, shift, inliers = cv2.solvePnPRansac(
-        key.points, pixels, K, lens, turn, shift, useExtrinsicGuess=True, iterationsCount=200, reprojectionError=OFF
-    )  # fmt: skip
-    if not ok or inliers is None or len(inliers) < LEAST:
+    pixels = key.seen[:, 0].astype(np.float64)
+    solved = solve_pnp(key.points, pixels, K, off=OFF, tries=TRIES, least=LEAST, guess=guess)
+    if solved is None:
         return None
-    chosen = inliers[:, 0]
-    turn, shift = cv2.solvePnPRefineLM(key.points[chosen], pixels[chosen], K, lens, turn, shift)
+    motion, inliers = solved
     which = np.zeros(len(key.seen), np.bool_)
-    which[chosen] = True
+    which[inliers] = True
     key.keep(which)
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = cv2.Rodrigues(turn)[0], shift[:, 0]
-    return out
+    return motion
 
 
 def _turn(key: _Keyframe, K: Array, *, guess: Array) -> Array | None:

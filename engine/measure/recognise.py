@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.measure.perspective import nearest, points_at, solve_pnp
+
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 Features = tuple[Array, NDArray[np.float32]]  # pixels [k, 2] and descriptors [k, 128]
 
 SIFT: dict[str, Any] = dict(nfeatures=400, contrastThreshold=0.01)
 RATIO = 0.75  # a match is believed that is so much closer than the next best. Source: Lowe 2004, §7.1
-OFF = 1.5  # pixels: reprojection error of an inlier
+OFF, TRIES = 1.5, 300  # pixels: reprojection error of an inlier; and samples drawn
 LEAST, SHARE = 16, 0.6  # inliers, and of all matches, from which on a place is the same
 SPREAD = 12.0  # pixels: their standard deviation across or down at least, for no single thing tells a place
-FAREST = 2000.0  # metres: where the sky is put
 
 
 @dataclass(slots=True)
@@ -46,12 +47,6 @@ def recognised(views: Sequence[View], grey: Picture, K: Array) -> tuple[int, Arr
     return None
 
 
-def rays(pixels: NDArray[np.floating], K: Array) -> Array:
-    """Directions [k, 3] of pixels [k, 2], in the axes of the camera, of length 1 along z."""
-    x, y = pixels.astype(np.float64).T
-    return np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(len(x))], axis=1)
-
-
 def _features(grey: Picture) -> Features:
     found, what = cv2.SIFT_create(**SIFT).detectAndCompute(grey, None)  # type: ignore[attr-defined]
     if what is None:
@@ -68,20 +63,9 @@ def _motion(view: View, then: Features, now: Features, K: Array) -> Array | None
         return None
     there, here = (np.array(side) for side in zip(*good, strict=True))
     pixels, seen = then[0][there], now[0][here]
-    x, y = pixels.T
-    Y, X = view.inverse_depth.shape
-    row, column = np.clip(y.round().astype(int), 0, Y - 1), np.clip(x.round().astype(int), 0, X - 1)
-    depth = 1 / np.maximum(view.inverse_depth[row, column].astype(np.float64), 1 / FAREST)
-    points, lens = rays(pixels, K) * depth[:, None], np.zeros(4)
-    ok, turn, shift, inliers = cv2.solvePnPRansac(
-        points, seen, K, lens, iterationsCount=300, reprojectionError=OFF
-    )
-    if not ok or inliers is None or len(inliers) < max(LEAST, SHARE * len(good)):
+    points = points_at(pixels, nearest(view.inverse_depth, *pixels.T), K)
+    solved = solve_pnp(points, seen, K, off=OFF, tries=TRIES, least=max(LEAST, SHARE * len(good)))
+    if solved is None:
         return None
-    chosen = inliers[:, 0]
-    if seen[chosen].std(axis=0).max() < SPREAD:
-        return None
-    turn, shift = cv2.solvePnPRefineLM(points[chosen], seen[chosen], K, lens, turn, shift)
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = cv2.Rodrigues(turn)[0], np.asarray(shift)[:, 0]
-    return out
+    motion, inliers = solved
+    return motion if seen[inliers].std(axis=0).max() >= SPREAD else None

@@ -41,10 +41,8 @@ POLISH_NOISE = 0.3  # upper end while the decoder is polished: it must bear a wo
 SHRINK = 5e-4  # weight of the mean square of raw latents
 ADVERSARIAL = 0.03  # weight of the adversary, reached between these shares of the polish:
 RAMP = (0.08, 0.16)
-ROUND, TRIPS = (
-    0.3,
-    2,
-)  # weight of what is lost on so many trips to frames and back, while the decoder is polished
+ROUND = 0.3  # weight of what trips to frames and back lose, while the decoder is polished
+TRIPS = 2  # to frames and back
 SLICE = 192  # clips rendered in one go: players are slow one by one, not together; 6 GB
 BLIND, BLIND_START = (
     0.4,
@@ -156,6 +154,10 @@ class Trainee:
         """A module or function, compiled on a GPU."""
         wanted = self.options.compile and self.host.device.type == "cuda"
         return torch.compile(part, dynamic=False) if wanted else part
+
+    def fixed_encoder(self) -> Any:
+        """The encoder as it is now, which nothing trains."""
+        return self.compiled(copy.deepcopy(self.codec.encoder).requires_grad_(False))
 
     def half(self) -> torch.autocast:
         return torch.autocast(self.host.device.type, torch.bfloat16, enabled=self.host.device.type == "cuda")
@@ -299,7 +301,7 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
     optimiser = Optimiser(codec.decoder, POLISH, adam=lambda name: True)
     critic = Optimiser(adversary, CRITIC, adam=lambda name: True)
     ema = Ema(codec, decay=0.99)
-    encoder = trainee.compiled(copy.deepcopy(codec.encoder).requires_grad_(False))
+    encoder = trainee.fixed_encoder()
 
     def judge(pictures: Tensor) -> Tensor:
         with trainee.half():
@@ -326,8 +328,8 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
         (picture + depth + sky + weight * fooled + ROUND * trips).backward()
         optimiser.step(fraction)
         ema.update(codec)
-        told_of = {"picture": picture, "depth": depth, "sky": sky, "trips": trips}
-        return {**told_of, "critic": verdict, "fooled": fooled}
+        terms = {"picture": picture, "depth": depth, "sky": sky, "trips": trips}
+        return {**terms, "critic": verdict, "fooled": fooled}
 
     plan = _plan(trainee, name="polish", minutes=o.polish_minutes, steps=o.polish_steps)
     parts: dict[str, Stateful] = {
@@ -402,6 +404,7 @@ def warm(trainee: Trainee) -> None:
         out = trainee.decode(latents + NOISE * _gaussian(raw, generator))
         picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
         (picture + depth + sky).backward()
+    lost(trainee, trainee.fixed_encoder(), trainee.decode(raw.detach()), frames).backward()
 
 
 @contextmanager
