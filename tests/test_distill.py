@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,17 @@ from engine.generator import Generator
 from engine.model import WorldModel
 from engine.train.distill import GAP, DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
-from engine.train.judge import KNEE, Judge, blended, distance, roughness, single, single_cameras
+from engine.train.judge import (
+    BANDS,
+    KNEE,
+    Judge,
+    blended,
+    distance,
+    roughness,
+    single,
+    single_cameras,
+    style,
+)
 from engine.train.long import LongRun, LongTraining, RolloutOptions, stored_world
 from engine.train.loop import Loop, Plan
 from engine.train.losses import hinge_fool, hinge_judge
@@ -229,6 +240,23 @@ def test_the_pull_of_the_truth_is_bounded() -> None:
     near, far = (float(g.norm()) for g in made.grad)
     assert far == pytest.approx(0.5 * 0.5, rel=1e-3)  # 1 / (2 cells) of a unit vector over √4 channels
     assert near == pytest.approx(far * 0.01 / (0.01**2 + KNEE**2) ** 0.5, rel=1e-3)
+
+
+def test_style_says_what_a_stretch_looks_like_and_not_what_is_where() -> None:
+    clips = torch.randn(2, 3, 4, 10, 16, generator=seeded(0), dtype=torch.float64)  # [N, C, F, h, w]
+    have = style(single(clips, range(4)), frames=4)
+    for band in range(BANDS):
+        cells = clips[:, :, :, 2 * band : 2 * band + 2].flatten(2).numpy()
+        assert np.allclose(have[:, :3, band], cells.mean(-1))
+        assert np.allclose(have[:, 3:, band], np.sqrt(cells.var(-1) + 1e-4))
+
+    moved = clips.flip(2).roll(5, dims=4)
+    assert torch.allclose(style(single(moved, range(4)), frames=4), have)
+    pink = clips.clone()
+    pink[1, 2, :, 6:] += 0.5  # the ground of one flight
+    off = style(single(pink, range(4)), frames=4) - have
+    assert torch.allclose(off[1, 2, 3:], torch.full((2,), 0.5, dtype=torch.float64))
+    assert float(off.abs().sum()) == pytest.approx(1.0)
 
 
 def test_two_gradients_become_one() -> None:

@@ -22,7 +22,7 @@ from engine.generator import Generator
 from engine.model import WorldModel
 from engine.schedule import add_noise, euler, steps, timestep
 from engine.train.host import Host
-from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras
+from engine.train.judge import Judge, blended, distance, roughness, single, single_cameras, style
 from engine.train.long import RolloutOptions, RolloutRun, stored_world
 from engine.train.loop import Stateful
 from engine.train.losses import gradient_penalty, hinge_fool, hinge_judge
@@ -77,6 +77,8 @@ class DistillTraining(RolloutOptions):
     """weights of the teacher, if it is not to be what the model starts from: for a run that continues another"""
     adversary: float = 2.0
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
+    style: float = 1.0
+    """weight of how far flights go from the style of the truth along their way: colours and fullness, not what is where"""
     rate: float = 1.5e-4
     """learning rate of the model"""
     judge_rate: float = 2e-4
@@ -176,18 +178,33 @@ class DistillRun(RolloutRun):
         fooled = hinge_fool(scores)
         if flown.taught is not None:
             regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
-        (pull,), (push,) = torch.autograd.grad(regression, leaf), torch.autograd.grad(fooled, leaf)
+        astray = self.astray(leaf, true, len(frames))
+        (pull,), (push,) = (
+            torch.autograd.grad(regression + o.style * astray, leaf),
+            torch.autograd.grad(fooled, leaf),
+        )
         push = push * (1 - settled).clamp_min(STILL_PUSHED).unsqueeze(1)
         say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
         made.backward(blended(pull, push, o.adversary * say))
         self.learn(fraction)
-        losses = {"regression": regression, "judge": verdict, "unrest": unrest, "fooled": fooled}
+        losses = {
+            "regression": regression,
+            "astray": astray,
+            "judge": verdict,
+            "unrest": unrest,
+            "fooled": fooled,
+        }
         return {
             **losses,
             **health(leaf.detach(), true),
             "new": (1 - sure).mean(),
             "open": (1 - settled).mean(),
         }
+
+    def astray(self, made: Tensor, true: Tensor, frames: int) -> Tensor:
+        """How far the flights have gone from the style of the true frames along the same poses."""
+        have, want = style(made, frames=frames), style(true, frames=frames)
+        return distance(have, want, torch.ones_like(have[:, 0]))
 
     def sure(self, batch: Batch, own: SelfMade, flown: Flown) -> tuple[Tensor, Tensor]:
         """How much the truth is what should be shown, and shown just so: two of [B, F, h, w].

@@ -20,6 +20,7 @@ from engine.model import WorldModel
 from engine.train.rollout import beside
 
 KNEE = 0.3  # deviation of a cell, in standard deviations, from which on regression pulls no harder
+BANDS = 5  # of rows: the sky is not to look like the ground
 
 
 class Verdict(FinalLayer):
@@ -87,6 +88,17 @@ def distance(made: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     """
     off = (made - true).square().mean(dim=1)
     return (weights * ((off + KNEE**2).sqrt() - KNEE)).mean()
+
+
+def style(x: Tensor, *, frames: int) -> Tensor:
+    """What stretches look like, whatever is where: mean and standard deviation of every channel, by bands of rows.
+
+    x: [N·frames, C, 1, h, w], the frames of one stretch after each other; h in `BANDS`.  Returns [N, 2C, BANDS].
+    Source: the style loss of Huang and Belongie 2017, arXiv 1703.06868, eq. 13, here of latents.
+    """
+    _, channels, _, height, width = x.shape
+    rows = x.view(-1, frames, channels, BANDS, height // BANDS, width).movedim(1, 4).flatten(3)
+    return torch.cat((rows.mean(dim=3), rows.var(dim=3, correction=0).add(1e-4).sqrt()), dim=1)
 
 
 def blended(pull: Tensor, push: Tensor, share: float | Tensor) -> Tensor:
