@@ -41,8 +41,6 @@ POLISH_NOISE = 0.3  # upper end while the decoder is polished: it must bear a wo
 SHRINK = 5e-4  # weight of the mean square of raw latents
 ADVERSARIAL = 0.03  # weight of the adversary, reached between these shares of the polish:
 RAMP = (0.08, 0.16)
-ROUND = 0.3  # weight of what trips to frames and back lose, while the decoder is polished
-TRIPS = 2  # to frames and back
 SLICE = 192  # clips rendered in one go: players are slow one by one, not together; 6 GB
 BLIND, BLIND_START = (
     0.4,
@@ -146,18 +144,14 @@ class Trainee:
     ) -> None:
         self.codec, self.options, self.host = codec, options, host
         self.pictures = pictures  # uint8 [K, 3, Y', X'], larger than a frame
-        self.encoder, self.decoder, self.loss = map(
-            self.compiled, (codec.encoder, codec.decoder, reconstruction_loss)
+        shrink: Callable[[Any], Any] = (
+            (lambda f: torch.compile(f, dynamic=False))
+            if options.compile and host.device.type == "cuda"
+            else (lambda f: f)
         )
-
-    def compiled(self, part: Any) -> Any:
-        """A module or function, compiled on a GPU."""
-        wanted = self.options.compile and self.host.device.type == "cuda"
-        return torch.compile(part, dynamic=False) if wanted else part
-
-    def fixed_encoder(self) -> Any:
-        """The encoder as it is now, which nothing trains."""
-        return self.compiled(copy.deepcopy(self.codec.encoder).requires_grad_(False))
+        self.encoder, self.decoder, self.loss = map(
+            shrink, (codec.encoder, codec.decoder, reconstruction_loss)
+        )
 
     def half(self) -> torch.autocast:
         return torch.autocast(self.host.device.type, torch.bfloat16, enabled=self.host.device.type == "cuda")
@@ -184,9 +178,8 @@ class Trainee:
         n = self.options.codec.frames
         chunks, depth = chunks_of(frames, n), chunks_of(inverse_depth, n)
         with self.half():
-            return (by or self.encoder)(chunks.flatten(0, 1), depth.flatten(0, 1)).unflatten(
-                0, chunks.shape[:2]
-            )
+            encode = self.encoder if by is None else by  # a compiled module has no truth of its own
+            return encode(chunks.flatten(0, 1), depth.flatten(0, 1)).unflatten(0, chunks.shape[:2])
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw latents [B, 1 + n, C, h, w] → pictures, depth codes and sky logits [B, 8n, 5, Y, X]."""
@@ -210,24 +203,6 @@ class Trainee:
 def moved(before: Codec, raw: Tensor, old: Tensor) -> Tensor:
     """Mean square by which raw latents [..., C, h, w] differ from those of the codec before, in its standard deviations."""
     return ((raw.float() - old.float()) / before.std.view(-1, 1, 1)).square().mean()
-
-
-def lost(trainee: Trainee, encoder: Encoder, out: Tensor, frames: Tensor) -> Tensor:
-    """What trips to frames and back do to latents: their mean square distance from the truth's, in standard deviations.
-
-    A flight makes such trips for minutes: it remembers what it decoded, and encodes what it remembers. A decoder that
-    is only sharp overshoots on each of them, until ripples are all there is.
-    encoder: the trainee's, frozen.  out: decoded [B, 8n, 5, Y, X].  frames: the truth [B, 1 + 8n, 3, Y, X].
-    """
-    nobody = torch.full_like(frames[:, :, 0], UNKNOWN)  # knows the depth of what is remembered
-    want, total = trainee.encode(frames, nobody).detach(), torch.zeros((), device=frames.device)
-    for left in reversed(range(TRIPS)):
-        seen = torch.cat((frames[:, :1], out[:, :, :3].float().clamp(-1, 1)), dim=1)
-        back = trainee.encode(seen, nobody, by=encoder)
-        total = total + moved(trainee.codec, back, want)
-        if left:
-            out = trainee.decode(back)
-    return total / TRIPS
 
 
 def _gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -293,15 +268,13 @@ def normalise(trainee: Trainee, clips: Clips, *, batches: int = 32) -> None:
 
 
 def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) -> Codec:
-    """Stage two: the decoder alone, against an adversary, with noisier latents, and so that trips to frames and back
-    lose little. Returns the averaged codec."""
+    """Stage two: the decoder alone, against an adversary, with noisier latents. Returns the averaged codec."""
     o, codec, device = trainee.options, trainee.codec, trainee.host.device
     adversary = Adversary().to(device)
     trainee.host.share_weights(adversary)
     optimiser = Optimiser(codec.decoder, POLISH, adam=lambda name: True)
     critic = Optimiser(adversary, CRITIC, adam=lambda name: True)
     ema = Ema(codec, decay=0.99)
-    encoder = trainee.fixed_encoder()
 
     def judge(pictures: Tensor) -> Tensor:
         with trainee.half():
@@ -324,12 +297,10 @@ def polish(trainee: Trainee, clips: Clips, sheet: Callable[[Codec, str], None]) 
         picture, depth, sky = trainee.loss(out, real, truth[:, 1:])
         fooled = hinge_fool(judge(fake))
         weight = ADVERSARIAL * min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
-        trips = lost(trainee, encoder, out, frames)
-        (picture + depth + sky + weight * fooled + ROUND * trips).backward()
+        (picture + depth + sky + weight * fooled).backward()
         optimiser.step(fraction)
         ema.update(codec)
-        terms = {"picture": picture, "depth": depth, "sky": sky, "trips": trips}
-        return {**terms, "critic": verdict, "fooled": fooled}
+        return {"picture": picture, "depth": depth, "sky": sky, "critic": verdict, "fooled": fooled}
 
     plan = _plan(trainee, name="polish", minutes=o.polish_minutes, steps=o.polish_steps)
     parts: dict[str, Stateful] = {
@@ -404,7 +375,6 @@ def warm(trainee: Trainee) -> None:
         out = trainee.decode(latents + NOISE * _gaussian(raw, generator))
         picture, depth, sky = trainee.loss(out, frames[:, 1:], truth[:, 1:])
         (picture + depth + sky).backward()
-    lost(trainee, trainee.fixed_encoder(), trainee.decode(raw.detach()), frames).backward()
 
 
 @contextmanager

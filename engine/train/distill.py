@@ -5,7 +5,9 @@
 Every step gives the model flights it made itself and lets it make some of their frames anew, by all steps of the
 sampler, with gradient. Where their memory decides what is there they are pulled to the true frames; where it does not,
 to what the model it began as makes of the same noise in many steps, which is a definite thing and no mean of things. A
-judge pushes them to where it takes them for true ones, and must be calm: a little noise may not change its mind.
+judge pushes them to where it takes them for true ones, and must be calm: a little noise may not change its mind. And
+whatever they invent should look like the truth along their way as a whole, in colours and in how much there is to see:
+without that, ground that was green is pink after five minutes.
 """
 
 from __future__ import annotations
@@ -55,20 +57,20 @@ class DistillTraining(RolloutOptions):
     """wall clock, compilation included, filling the pool not"""
     batch: int = 12
     """clips per step and process; all steps of the sampler are held in memory"""
-    pool: int = 512
+    pool: int = 192
     """clips kept encoded on each device"""
-    chunks: int = 48
+    chunks: int = 120
     """chunks of a rendered clip, 0.5 s each"""
-    flights: int = 128
+    flights: int = 64
     """clips that are flown at a time"""
     fly_every: int = 128
     """steps until they are flown anew, which takes as long as 60 steps"""
     fresh: int = 32
     """clips rendered at a time to replace the oldest"""
-    fresh_every: int = 128
+    fresh_every: int = 0
     """steps between them; 0: never"""
-    rollout: int = 44
-    """chunks of the flights, of which a step sees `frames`"""
+    rollout: int = 116
+    """chunks of the flights, of which a step sees `frames`: what goes wrong after a minute is not to be seen in a quarter"""
     levels: tuple[float, ...] = (1.0, 0.6)
     """noise levels to fly with, which are also written into the weights"""
     teacher: tuple[float, ...] = (1.0, 0.94, 0.87, 0.78, 0.67, 0.53, 0.36, 0.18)
@@ -77,9 +79,9 @@ class DistillTraining(RolloutOptions):
     """weights of the teacher, if it is not to be what the model starts from: for a run that continues another"""
     adversary: float = 2.0
     """length of the judge's gradient, in lengths of the regression's: more is sharper and less true"""
-    style: float = 1.0
+    style: float = 2.0
     """weight of how far flights go from the style of the truth along their way: colours and fullness, not what is where"""
-    rate: float = 1.5e-4
+    rate: float = 2e-4
     """learning rate of the model"""
     judge_rate: float = 2e-4
     """learning rate of the judge"""
