@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.conditioning import rigid_inverse
 from engine.config import MEMORY, MemoryConfig
-from engine.warp import NEAR, Sources, between, project
+from engine.warp import NEAR, Sources, between, centres, project
 
 CELLS = (10, 16)  # rows and columns in which coverage is counted
 FINE = 2  # points per cell and axis where pictures compete for a view, so that what is magnified has no gaps
@@ -84,6 +85,7 @@ def insert(
     look: at what is decided, to leave out what is not needed; without it the same comes out, and a GPU is not waited for.
     """
     kept = memory.kept
+    frame = carved(frame, kept, config=config)
     known = _shows(frame, kept)[:, 0].any(dim=1).double().mean(dim=-1)  # [B]
     newest = kept.index.argmax(dim=1, keepdim=True)
     away = rigid_inverse(kept.poses.gather(1, newest[..., None, None].expand(-1, 1, 4, 4))) @ frame.poses
@@ -104,6 +106,35 @@ def insert(
 
     held = {f.name: put(getattr(kept, f.name), getattr(frame, f.name)) for f in fields(kept)}
     return SpatialMemory(kept=Sources(**held), latest=frame)
+
+
+def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> Sources:
+    """The frame [B, 1] without the points that earlier pictures [B, K] have seen through: inverse depth -1, which nothing draws.
+
+    A decoder gives things a rim of their own depth in the colours behind them. As the camera comes near, that rim hides
+    what was remembered right. It stands where a picture saw something farther: of the first picture and the two newest
+    keyframes, those that show that place no more often redrawn decide. What they saw beyond `clear` may have been haze.
+    Source of the idea: space carving, Kutulakos and Seitz 2000.
+    """
+    newest = kept.index.topk(min(2, kept.index.shape[1]), dim=1).indices
+    slots = torch.cat((torch.zeros_like(newest[:, :1]), newest), dim=1)
+    flight = torch.arange(len(slots), device=slots.device)[:, None]
+    d = frame.inverse_depth.float().flatten(2)
+    depth = kept.inverse_depth[flight, slots].float()
+    Y, X = depth.shape[-2:]
+    x, y = centres(Y, X, d.device)
+    there = (kept.poses[flight, slots], kept.intrinsics[flight, slots])
+    p0, p1, p2 = project(between(frame.poses, frame.intrinsics, *there), x, y, d)  # [B, 3, N]
+    ahead = (p2 > NEAR) & (d >= 0) & kept.used[flight, slots][..., None]
+    p2 = torch.where(ahead, p2, 1.0)
+    u, v, expected = p0 / p2, p1 / p2, d / p2
+    ahead = ahead & (u >= 0) & (u < X) & (v >= 0) & (v < Y)
+    at = torch.where(ahead, v.floor() * X + u.floor(), 0.0).long()
+    seen = F.max_pool2d(depth, 3, 1, 1).flatten(2).gather(2, at)  # the nearest of 3×3 pixels
+    older = kept.generation[flight, slots].flatten(2).gather(2, at) <= frame.generation.flatten(2)
+    through = (expected > seen * (1 + config.through) + config.sky) & (expected > 1 / config.clear)
+    gone = (ahead & older & (seen >= 0) & through).any(dim=1).view_as(frame.inverse_depth)
+    return replace(frame, inverse_depth=frame.inverse_depth.masked_fill(gone, -1.0))
 
 
 def _least_missed(kept: Sources, frame: Sources) -> Tensor:
@@ -140,7 +171,7 @@ def _values(sources: Sources, poses: Tensor, intrinsics: Tensor) -> Tensor:
         sources.poses[:, :, None], sources.intrinsics[:, :, None], poses[:, None], intrinsics[:, None]
     )
     p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, T]
-    ahead = (p2 > NEAR) & sources.used[..., None, None]
+    ahead = (p2 > NEAR) & sources.used[..., None, None] & (d >= 0)[:, :, None]
     p2 = torch.where(ahead, p2, 1.0)
     column, row = (p0 / p2 * (CELLS[1] / X)).floor(), (p1 / p2 * (CELLS[0] / Y)).floor()
     ahead = ahead & (column >= 0) & (column < CELLS[1]) & (row >= 0) & (row < CELLS[0])
@@ -162,7 +193,7 @@ def _shows(points: Sources, sources: Sources, *, slack: float = 0.25) -> Tensor:
     )
     M = between(*here, *(a[:, None] for a in there))  # [B, N, S, 3, 4]
     p0, p1, p2 = project(M, x, y, d[:, :, None])
-    ahead = (p2 > NEAR) & sources.used[:, None, :, None] & points.used[:, :, None, None]
+    ahead = (p2 > NEAR) & sources.used[:, None, :, None] & (points.used[..., None] & (d >= 0))[:, :, None]
     p2 = torch.where(ahead, p2, 1.0)
     u, v, expected = p0 / p2, p1 / p2, d[:, :, None] / p2
     inside = ahead & (u >= 0) & (u < X) & (v >= 0) & (v < Y)

@@ -39,7 +39,9 @@ class Sources:
     """S pictures with depth, of each of B flights."""
 
     rgb: Tensor  # uint8 [B, S, Y, X, 3]
-    inverse_depth: Tensor  # fp16 [B, S, Y, X], 1/m along the optical axis, 0: sky
+    inverse_depth: (
+        Tensor  # fp16 [B, S, Y, X], 1/m along the optical axis, 0: sky, below 0: nothing to be drawn
+    )
     generation: Tensor  # uint8 [B, S, Y, X]: how often the surface was redrawn since it was first seen
     poses: Tensor  # fp64 [B, S, 4, 4] camera-to-world
     intrinsics: Tensor  # fp64 [B, S, 4] fx, fy, cx, cy in pixels
@@ -162,7 +164,7 @@ def _splat(
     (Y, X), B, V = size, len(M), M.shape[2]
     x, y = centres(Y, X, d.device)
     p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, N]
-    keep = (used[..., None] & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
+    keep = (used[..., None] & (d >= 0) & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
     p2 = torch.where(keep, p2, 1.0)
     # a ring two pixels wide catches what falls outside
     left, right = (

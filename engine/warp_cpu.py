@@ -83,7 +83,7 @@ def _surfaces(d, low, high, keep, t, e):
                     lo, hi = min(lo, d[j, i]), max(hi, d[j, i])
             low[y, x], high[y, x] = lo, hi
             mixed = _apart(lo, hi) and (d[y, x] * (one + t) + e < hi) and (d[y, x] * (one - t) - e > lo)
-            keep[y, x] = not mixed
+            keep[y, x] = d[y, x] >= 0 and not mixed
 
 
 @compiled

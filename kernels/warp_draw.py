@@ -131,7 +131,7 @@ def _splat(
     low, high = _extent(depth, row, column, Y, X)
     mixed = _apart(low, high, SHARE, STEP)  # a decoder has averaged two surfaces
     mixed &= (d * (1.0 + TOLERANCE) + SKY < high) & (d * (1.0 - TOLERANCE) - SKY > low)
-    keep = (n < Y * X) & (mixed == 0)
+    keep = (n < Y * X) & (d >= 0) & (mixed == 0)
     if tl.load(index + i) >= 0:
         for v in range(V):
             p0, p1, p2 = _projected(there + (i * V + v) * 12, x, y, d)

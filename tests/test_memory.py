@@ -16,11 +16,11 @@ from engine.checkpoint import save_module
 from engine.codec import Codec
 from engine.config import MEMORY, POCKET, POCKET_CODEC, POCKET_MEMORY, WORLDS, as_record, memory_channels
 from engine.engine import Engine, load_world
-from engine.memory import SpatialMemory, begin, choose, insert
+from engine.memory import SpatialMemory, begin, carved, choose, insert
 from engine.model import WorldModel, with_memory
 from engine.recall import frame_source, known_share, recall
 from engine.train.world import initial_model
-from engine.warp import Sources
+from engine.warp import Sources, warp
 from tests.tiny import CODEC, MODEL, hills
 
 CPU = torch.device("cpu")
@@ -90,6 +90,48 @@ def test_first_hand_pictures_are_chosen_over_copies() -> None:
     memory = begin(frame(0, turned(0), d=0.0))
     memory = insert(memory, frame(8, turned(1), age=60, d=0.0))
     assert choose(memory, *ahead(0)).index[0].tolist() == [8, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("wall", "thing", "ages", "yaw", "gone"),
+    [
+        (20.0, 4.0, (0, 0), 0.0, True),  # stands where the first picture saw the wall
+        (20.0, 18.0, (0, 0), 0.0, False),  # too near it to say
+        (20.0, 4.0, (3, 0), 0.0, False),  # that picture was redrawn more often
+        (20.0, 4.0, (3, 3), 0.0, True),
+        (20.0, 4.0, (0, 0), 90.0, False),  # it looked elsewhere
+        (4.0, 20.0, (0, 0), 0.0, False),  # behind what it saw: it can not know
+        (900.0, 400.0, (0, 0), 0.0, False),  # comes out of the haze
+    ],
+)
+def test_what_a_picture_saw_through_is_not_remembered(
+    wall: float, thing: float, ages: tuple[int, int], yaw: float, gone: bool
+) -> None:
+    kept = begin(frame(0, turned(yaw), d=1 / wall, age=ages[0])).kept
+    seen = frame(8, turned(0, at=(0, 0, 1.0)), d=1 / (wall - 1), age=ages[1])
+    seen.inverse_depth[0, 0, 60:100, 110:146] = 1 / (thing - 1)
+    left = carved(seen, kept).inverse_depth
+    expected = seen.inverse_depth.clone()
+    if gone:
+        expected[0, 0, 60:100, 110:146] = -1
+    assert torch.equal(left, expected)
+
+
+def test_nothing_draws_what_is_carved() -> None:
+    seen = frame(0, turned(0))
+    seen.inverse_depth[..., :128] = -1
+    view = (turned(0)[:, None], LENS[:, None])
+    out = warp(seen, *view)
+    assert not out.mask[..., :128].any()
+    assert out.mask[..., 129:].all()
+    newer = frame(8, turned(0), age=3)
+    both = Sources(
+        **{f.name: torch.cat([getattr(x, f.name) for x in (seen, newer)], 1) for f in fields(Sources)}
+    )
+    out = warp(both, *view)
+    assert out.mask.all()
+    assert (out.generation[..., :128] == 4).all()
+    assert (out.generation[..., 128:] == 1).all()
 
 
 def test_a_full_memory_drops_what_others_show_and_keeps_the_first() -> None:

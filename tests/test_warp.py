@@ -188,6 +188,7 @@ def flight(seed: int) -> tuple[Sources, tuple[Tensor, Tensor]]:
     poses = torch.stack([pose(), pose(yaw=0.2, at=(1.0, 0.1, 0.5)), pose(yaw=-0.3, at=(0, 0, -1.0))])
     some = sources(smooth(3, seed), hilly(3, seed), poses)
     some.generation[0, 1] = 5
+    some.inverse_depth[0, 0, 4:9, 6:15] = -1  # carved
     some = some.only(torch.tensor([[True, True, seed != 2]]))
     return some, views(pose(yaw=0.05, at=(0.2, 0, 0.3)), pose(yaw=1.2), pose(yaw=3.0, at=(0, 0, 4.0)))
 
