@@ -23,7 +23,7 @@ from kernels.composite_frames import composite_frames
 from kernels.program import suits
 
 BROAD, NARROW = 32, 4  # pixels: cells whose mean the model decides, and cells in which both must agree
-DOUBT = 0.2  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
+DOUBT = 0.4  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
 LARGE = (1.5, 3.0)  # magnifications from which the weight falls, and at which it is 0
 WORN = (2.0, 7.0)  # the same of generations
 APART, FAR = (
