@@ -23,11 +23,12 @@ class Generator:
     def __init__(
         self, model: WorldModel, *, levels: tuple[float, ...] | None = None, fast: bool = False
     ) -> None:
-        """fast: compile and capture the chunks of a full window; on a GPU, for a model without memory channels."""
+        """fast: compile and capture the chunks of a full window; on a GPU."""
         self.model = model
         self.config: ModelConfig = model.config
         self.levels = self.config.levels if levels is None else levels
         self.steady = SteadyChunk(model, self.levels) if fast else None
+        self._written = SteadyChunk(model, ()) if fast else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,9 +117,8 @@ class Generator:
         if noise is None:
             noise = self.noise(state, frames=frames)
         noise = sent(noise, state.latent.device).to(torch.float32)
-        text, mask, past = state.text, state.text_mask, state.blocks
         if self.steady is not None and self.steady.fits(state.blocks):
-            x, flag, blocks = self.steady(noise, text=text, text_mask=mask, cond=cond, past=past)
+            x, flag, blocks = self._at_once(self.steady, noise, state, cond, memory)
         else:
             given = self._given(state, cond)
             pinned = state.latent[:, :, None].float() if state.frame == 0 else None
@@ -134,15 +134,20 @@ class Generator:
         self, state: StreamState, *, cond: Conditioning, noise: Tensor, memory: Tensor | None = None
     ) -> Tensor:
         """What `step` would generate, without remembering it: latents [B, C, F, h, w] fp32. Arguments as there."""
-        given = self._given(state, cond)
-        return self._denoised(noise.to(state.latent.device, torch.float32), given, None, memory)
+        noise = noise.to(state.latent.device, torch.float32)
+        if self.steady is not None and self.steady.fits(state.blocks):
+            return self._at_once(self.steady, noise, state, cond, memory)[0]
+        return self._denoised(noise, self._given(state, cond), None, memory)
 
     @torch.inference_mode()
     def commit(
         self, state: StreamState, latents: Tensor, *, cond: Conditioning, memory: Tensor | None = None
     ) -> StreamState:
         """The state after a chunk that was made elsewhere, `latents` [B, C, F, h, w]."""
-        _, blocks = self._pass(latents, 0.0, self._given(state, cond), None, memory)
+        if self._written is not None and self._written.fits(state.blocks):
+            _, _, blocks = self._at_once(self._written, latents, state, cond, memory)
+        else:
+            _, blocks = self._pass(latents, 0.0, self._given(state, cond), None, memory)
         return _after(state, latents, blocks, state.anchor)
 
     @torch.inference_mode()
@@ -165,6 +170,16 @@ class Generator:
 
     def _embedded(self, text: Tensor) -> Tensor:
         return self.model.embed_text(text if self.config.words else text.to(self.dtype))
+
+    def _at_once(
+        self, chunk: SteadyChunk, x: Tensor, state: StreamState, cond: Conditioning, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[BlockState, ...]]:
+        """Latents, whether all is finite, and the new blocks."""
+        if memory is None and self.config.memory_channels:
+            memory = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
+        return chunk(
+            x, text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks, memory=memory
+        )
 
     def _given(self, state: StreamState, cond: Conditioning) -> Given:
         return self.model.given(

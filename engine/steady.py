@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from engine.compiler import compiled
+from engine.compiler import Form, as_it_is, compiled
 from engine.conditioning import Conditioning
 from engine.graphed import Graphed
 from engine.model import BlockForm, Given, Words, WorldModel, plain
@@ -30,6 +30,7 @@ class Told:
     cond: Conditioning
     past: tuple[BlockState, ...]
     at: Tensor  # [] int64, index of the first latent frame
+    memory: Tensor | None = None  # [B, memory_channels, F, h, w], where the model has such channels
 
 
 class SteadyChunk:
@@ -47,9 +48,9 @@ class SteadyChunk:
         return bool(past) and all(n == self.model.config.window for n in held)
 
     @property
-    def ready(self) -> bool:
-        """Whether the steady chunk is captured."""
-        return self._graphed.captured > 0
+    def captured(self) -> int:
+        """How many sets of shapes are."""
+        return self._graphed.captured
 
     def __call__(
         self,
@@ -59,8 +60,10 @@ class SteadyChunk:
         text_mask: Tensor | None,
         cond: Conditioning,
         past: tuple[BlockState, ...],
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, tuple[BlockState, ...]]:
-        """noise: [B, C, F, h, w] fp32; the rest as in `WorldModel.forward`. All of it becomes one chunk.
+        """noise: [B, C, F, h, w] fp32, of no levels the clean latents; the rest as in `WorldModel.forward`, memory beside
+        the latents. All of it becomes one chunk.
 
         Returns latents like noise, whether all numbers are finite as a bool scalar, and the new state.
         """
@@ -71,6 +74,7 @@ class SteadyChunk:
             cond=replace(cond, frame=0),
             past=timeless(past),
             at=torch.full((), cond.frame, device=noise.device),
+            memory=memory,
         )
         x, finite, mixers, tails = self._graphed(noise, told)
         return x, finite, self.model.committed(past, mixers, tails, chunks=(noise.shape[2],))
@@ -82,13 +86,13 @@ class SteadyChunk:
         return self._words
 
     def _plain(self, x: Tensor, told: Told) -> Passes:
-        return self.passes(x, self._given(told), plain)
+        return self._passes(x, told, as_it_is)
 
     def _compiled(self, x: Tensor, told: Told) -> Passes:
-        return self.passes(x, self._given(told), compiled(plain))
+        return self._passes(x, told, compiled)
 
-    def _given(self, told: Told) -> Given:
-        return self.model.given(
+    def _passes(self, x: Tensor, told: Told, form: Form) -> Passes:
+        given = self.model.given(
             text=told.text,
             text_mask=told.text_mask,
             words=told.words,
@@ -96,7 +100,9 @@ class SteadyChunk:
             past=told.past,
             dtype=self.model.final_layer.linear.weight.dtype,
             at=told.at,
+            form=form,
         )
+        return self.passes(x, given, form(plain), told.memory)
 
     def passes(self, x: Tensor, given: Given, block: BlockForm, memory: Tensor | None = None) -> Passes:
         """All of a chunk. memory: [B, memory_channels, F, h, w] for a model that has such channels."""

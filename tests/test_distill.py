@@ -138,7 +138,7 @@ def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) ->
     student.fill()
     batch = student.pool.draw(2, 4, generator=seeded(0))
     batch = replace(batch, words=torch.zeros_like(batch.words))
-    flown = fly_on(student.model, batch, start=1, chunks=2, generator=seeded(1))
+    flown = fly_on(Generator(student.model), batch, start=1, chunks=2, generator=seeded(1))
     student.shelf.put(batch, flown, start=1, chunks=2)
     drawn, own, flown = student.shelf.draw(2, generator=seeded(0), trust=1.0)
     cond = condition_clip(drawn.poses, drawn.intrinsics, grid=(10, 16), config=student.model.config)

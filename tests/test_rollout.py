@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from engine.conditioning import Conditioning, condition_clip
+from engine.config import POCKET_MEMORY, ModelConfig
 from engine.generator import Generator
+from engine.model import WorldModel
 from engine.train.forcing import flow_loss
 from engine.train.host import Host
 from engine.train.long import LongTraining
@@ -72,7 +74,7 @@ def own(batch: Batch, *, start: int, chunks: int, trust: float = 0.0) -> SelfMad
 
 def test_a_flight_is_what_the_generator_makes() -> None:
     model, batch = random_model(dtype=torch.float32), clips()
-    made = fly_on(model, batch, start=1, chunks=4, generator=seeded(3)).latents
+    made = fly_on(Generator(model), batch, start=1, chunks=4, generator=seeded(3)).latents
     flyer, cond, noise = Generator(model), camera(batch), seeded(3)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in range(1, 5):
@@ -84,9 +86,66 @@ def test_a_flight_is_what_the_generator_makes() -> None:
     assert not made.is_inference()
 
 
+def wide(config: ModelConfig, grid: tuple[int, int], frames: int) -> Batch:
+    """Clips as `clips`, of another model, with a made-up memory."""
+    batch, n = clips(), 1 + 8 * (frames - 1)
+    more = n // batch.poses.shape[1] + 1
+    return replace(
+        batch,
+        latents=torch.randn(2, config.latent_channels, frames, *grid, generator=seeded(8)),
+        memory=torch.randn(2, config.memory_channels, frames, *grid, generator=seeded(9)),
+        poses=batch.poses.repeat(1, more, 1, 1)[:, :n],
+        intrinsics=batch.intrinsics.repeat(1, more, 1)[:, :n],
+        words=torch.randint(0, config.words, (2, config.caption_tokens), generator=seeded(7)),
+    )
+
+
+def both(model: WorldModel, batch: Batch, chunks: int) -> tuple[Flown, Flown, tuple[Generator, Generator]]:
+    """The same flights as they are and at once, student and teacher; and who made them at once."""
+    student, teacher = (Generator(model, levels=levels, fast=True) for levels in (None, (1.0, 0.7, 0.3)))
+
+    def flown(flyer: Generator, watcher: Generator) -> Flown:
+        dice = torch.Generator(batch.latents.device).manual_seed(3)
+        return fly_on(flyer, batch, start=1, chunks=chunks, generator=dice, teacher=watcher, gap=2)
+
+    plain = flown(Generator(model), Generator(model, levels=teacher.levels))
+    return plain, flown(student, teacher), (student, teacher)
+
+
+def test_flights_at_once_are_the_same_flights() -> None:
+    """Beyond the window, where a chunk finds the shapes that it leaves."""
+    config = replace(SMALL, window=2, memory_channels=3)
+    batch = wide(config, GRID, FRAMES)
+    plain, fast, makers = both(random_model(config), batch, FRAMES - 1)
+    assert all(m.steady is not None for m in makers)
+    assert plain.taught is not None
+    assert fast.taught is not None
+    assert distance(fast.latents, plain.latents) < 1e-6
+    assert distance(fast.taught, plain.taught) < 1e-6
+    unknown = replace(batch, memory=None)
+    blind, fast, _ = both(random_model(config), unknown, FRAMES - 1)
+    assert distance(fast.latents, blind.latents) < 1e-6
+    assert distance(blind.latents, plain.latents) > 1e-2
+
+
+@pytest.mark.gpu
+def test_flights_captured_are_the_same_flights() -> None:
+    """In one graph each for what the student flies, what the teacher shows and what it is told."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    frames, model = 14, random_model(POCKET_MEMORY, dtype=torch.float32).to("cuda")
+    batch = each(wide(POCKET_MEMORY, (10, 16), frames), lambda x: x.cuda())
+    plain, fast, makers = both(model, batch, frames - 1)
+    assert all(m.steady is not None and m.steady.captured == 1 for m in makers)
+    assert plain.taught is not None
+    assert fast.taught is not None
+    assert distance(fast.latents, plain.latents) < 1e-3
+    assert distance(fast.taught, plain.taught) < 1e-3
+
+
 def test_a_flight_continues_frames_that_are_committed_one_by_one() -> None:
     model, batch = random_model(dtype=torch.float64), clips()
-    made = fly_on(model, batch, start=3, chunks=1, generator=seeded(3)).latents
+    made = fly_on(Generator(model), batch, start=3, chunks=1, generator=seeded(3)).latents
     cond, flyer = camera(batch), Generator(model)
     _, state = flyer.start(batch.latents[:, :, 0], text=batch.words, cond=cond.part(0, 1), seed=0)
     for i in (1, 2):
@@ -193,14 +252,14 @@ def test_the_shelf_draws_clips_with_their_flights_and_comes_back_from_disk() -> 
 
 def test_a_teacher_of_the_same_weights_and_levels_makes_what_was_flown() -> None:
     model, batch = random_model(dtype=torch.float32), clips()
-    flown = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=Generator(model))
+    flown = fly_on(Generator(model), batch, start=2, chunks=4, generator=seeded(3), teacher=Generator(model))
     assert flown.taught is not None
     assert distance(flown.taught, flown.latents) < 1e-5
     other = Generator(model, levels=(1.0,))
-    flown = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=other)
+    flown = fly_on(Generator(model), batch, start=2, chunks=4, generator=seeded(3), teacher=other)
     assert flown.taught is not None
     assert distance(flown.taught[:, :, 2:6], flown.latents[:, :, 2:6]) > 1e-3
-    every = fly_on(model, batch, start=2, chunks=4, generator=seeded(3), teacher=other, gap=3)
+    every = fly_on(Generator(model), batch, start=2, chunks=4, generator=seeded(3), teacher=other, gap=3)
     assert every.taught is not None
     assert torch.equal(every.taught[:, :, [2, 5]], flown.taught[:, :, [2, 5]])
     assert torch.equal(every.taught[:, :, [3, 4]], batch.latents[:, :, [3, 4]])  # nobody was asked

@@ -90,7 +90,7 @@ def stage1(sizes: Sizes, device: torch.device, say: Say) -> Made:
             latents, after = generator.step(past, cond=cond, noise=noise)
             own = world.chunk * engine.grid[0] * engine.grid[1]
             fast = generator.steady
-            assert fast is None or fast.ready  # else it was no steady chunk
+            assert fast is None or fast.captured  # else it was no steady chunk
             made[form] = {"latents": Part([latents]), **memories(after.blocks, own=own)}
     release_compiler()
     return made

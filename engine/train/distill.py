@@ -39,7 +39,9 @@ RAMP = (
 )  # shares of the run between which the judge gets its say: it must have learned something first
 GAP = 3  # frames from one made anew to the next: most of what they see is flight, and others need no teacher
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
-STILL_PUSHED = 0.1  # least weight of the judge in a cell: where the truth is settled it is hardly needed
+STILL_PUSHED = (
+    0.1  # least weight of judge and style in a cell: where the truth is settled they are hardly needed
+)
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 SHAKE = 0.1  # standard deviation of the noise under which the judge's score of a true frame should stay what it was
@@ -125,13 +127,8 @@ class DistillRun(RolloutRun):
             for block in self.judge.trunk.blocks:
                 block.compile(dynamic=False)
         if options.teacher:
-            frozen = (
-                stored_world(options.taught_by or options.init)
-                .to(host.device, self.dtype)
-                .eval()
-                .requires_grad_(False)
-            )
-            self.many = Generator(frozen, levels=options.teacher)
+            frozen = stored_world(options.taught_by or options.init)
+            self.many = self.flying(frozen, levels=options.teacher)
 
     def built(self) -> WorldModel:
         return stored_world(self.options.init, levels=self.options.levels)
@@ -181,11 +178,9 @@ class DistillRun(RolloutRun):
         if flown.taught is not None:
             regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
         astray = self.astray(leaf, true, len(frames))
-        (pull,), (push,) = (
-            torch.autograd.grad(regression + o.style * astray, leaf),
-            torch.autograd.grad(fooled, leaf),
-        )
-        push = push * (1 - settled).clamp_min(STILL_PUSHED).unsqueeze(1)
+        pull, turn, push = (torch.autograd.grad(x, leaf)[0] for x in (regression, astray, fooled))
+        heard = (1 - settled).clamp_min(STILL_PUSHED).unsqueeze(1)
+        pull, push = pull + o.style * heard * turn, heard * push
         say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
         made.backward(blended(pull, push, o.adversary * say))
         self.learn(fraction)

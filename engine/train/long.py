@@ -96,7 +96,7 @@ class RolloutRun(Training):
     def __init__(self, options: RolloutOptions, host: Host) -> None:
         super().__init__(options, host)
         self.shelf = Shelf()
-        self.flyer = copy.deepcopy(self.ema.module).to(self.dtype).eval()
+        self.flyer = self.flying(copy.deepcopy(self.ema.module))
 
     def built(self) -> WorldModel:
         return stored_world(self.options.init)
@@ -106,6 +106,11 @@ class RolloutRun(Training):
 
     def frames(self) -> int:
         return self.options.frames
+
+    def flying(self, model: WorldModel, *, levels: tuple[float, ...] | None = None) -> Generator:
+        """For many flights at once, in the precision of the run. levels: None: the model's own."""
+        model = model.to(self.host.device, self.dtype).eval().requires_grad_(False)
+        return Generator(model, levels=levels, fast=self.options.compile)
 
     def teacher(self) -> Generator | None:
         """Who says what it would have made of the same noise; None: nobody."""
@@ -124,7 +129,7 @@ class RolloutRun(Training):
         start = int(torch.randint(low, high + 1, (), device=generator.device, generator=generator))
         batch = self.pool.draw(o.flights, frames, generator=generator)
         chunks = min(chunks, frames - start)
-        for mine, averaged in zip(self.flyer.parameters(), self.ema.module.parameters(), strict=True):
+        for mine, averaged in zip(self.flyer.model.parameters(), self.ema.module.parameters(), strict=True):
             mine.data.copy_(averaged)
         flown = fly_on(
             self.flyer,

@@ -19,7 +19,6 @@ from engine.conditioning import Conditioning, condition_clip
 from engine.config import ModelConfig, memory_channels
 from engine.generator import Generator
 from engine.memory import begin, insert
-from engine.model import WorldModel
 from engine.recall import draw_on, frame_source, recall
 from engine.state import StreamState
 from engine.train.forcing import ForcingConfig, draw_levels
@@ -84,7 +83,7 @@ class Flown:
 
 @torch.no_grad()
 def fly_on(
-    model: WorldModel,
+    flyer: Generator,
     batch: Batch,
     *,
     start: int,
@@ -94,9 +93,9 @@ def fly_on(
     teacher: Generator | None = None,
     gap: int = 1,
 ) -> Flown:
-    """Let `model` continue clips from their first `start` true frames, as it would in flight, at its own noise levels.
+    """Let a model continue clips from their first `start` true frames, as it would in flight.
 
-    model: single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, if
+    flyer: of single-frame chunks, in the precision it is flown in.  codec: to remember what was flown, as in flight, if
     the model remembers; None: what the batch says is remembered.  teacher: sees every flight and says what it would
     have made of the same noise, for every `gap`-th of the frames made.  Frames start … start + chunks - 1 are made.
     Raises NotFinite.
@@ -105,10 +104,10 @@ def fly_on(
     begun = torch.zeros_like(made)
     taught = None if teacher is None else made.clone()
     cond = condition_clip(
-        batch.poses, batch.intrinsics, grid=(made.shape[3], made.shape[4]), config=model.config
+        batch.poses, batch.intrinsics, grid=(made.shape[3], made.shape[4]), config=flyer.config
     )
-    flyer, memory = Generator(model), memory_of(batch)
-    own = None if codec is None or not model.config.memory_channels else Remembering(codec, batch)
+    memory = memory_of(batch)
+    own = None if codec is None or not flyer.config.memory_channels else Remembering(codec, batch)
     if own is not None:
         memory = own.channels
         for i in range(1, start):
