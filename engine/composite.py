@@ -5,9 +5,10 @@ which light, which is all it is needed for where something is remembered, and th
 
     shown = decoded + w · (e - low(e)),   e = warped - decoded
 
-with low(e) the mean of e over cells of `BROAD` pixels, drawn between. The weight w falls where the memory has stretched
-or often redrawn what it shows, and where the two disagree even in the mean of small cells: there the model has found
-something else to be true. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
+with low(e) the mean of e over cells of `BROAD` pixels, drawn between, less the share of a cell that is seen at first hand:
+hardly redrawn since it was first seen, and from hardly farther than now. There the memory knows the light too. The weight w
+falls where the memory has stretched or often redrawn what it shows, and where the two disagree even in the mean of small
+cells: there the model has found something else to be true. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
 before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the decoder is right, in
 colour too, or torn rests would be drawn again and again.
 """
@@ -23,9 +24,10 @@ from kernels.composite_frames import composite_frames
 from kernels.program import suits
 
 BROAD, NARROW = 32, 4  # pixels: cells whose mean the model decides, and cells in which both must agree
-DOUBT = 0.4  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
+DOUBT = 0.8  # mean difference of a narrow cell, of 2, at which the weight has fallen to 1/e
 LARGE = (1.5, 3.0)  # magnifications from which the weight falls, and at which it is 0
 WORN = (2.0, 7.0)  # the same of generations
+CLOSE, FRESH = (1.2, 2.0), (1.0, 3.0)  # the same two, from and at which it is not at first hand
 APART, FAR = (
     0.5,
     0.004,
@@ -44,7 +46,9 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     e = (seen.rgb.flatten(0, 1).movedim(-1, 1).to(dtype) / 127.5 - 1 - decoded) * known
     size, age = (x.flatten(0, 1)[:, None].to(dtype) for x in (seen.magnification, seen.generation))
     cells = _sums(e, NARROW), _sums(known, NARROW)
-    broad = [_sums(x, BROAD // NARROW) for x in cells]
+    fresh = _sums(known * _falling(size, CLOSE) * _falling(age, FRESH), NARROW)
+    light, all_known, fresh = (_sums(x, BROAD // NARROW) for x in (*cells, fresh))
+    light = _mean(light, all_known) * (1 - _mean(fresh, all_known))
     off = _mean(*cells).abs().mean(dim=1, keepdim=True)
     w = known * _falling(size, LARGE) * _falling(age, WORN) * _between((-((off / DOUBT) ** 2)).exp(), e)
     w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
@@ -52,7 +56,7 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     wrong = (told - found).abs() > APART * torch.maximum(told, found) + FAR
     wrong &= (seen.mask > 0) & (seen.generation >= REDRAWN)
     w = w * (1 - 3 * F.avg_pool2d(wrong.flatten(0, 1)[:, None].to(dtype), 3, 1, 1)).clamp_min(0)
-    out = (decoded + w * (e - _between(_mean(*broad), e))).clamp(-1, 1)
+    out = (decoded + w * (e - _between(light, e))).clamp(-1, 1)
     depth = torch.where((seen.mask > 0) & ~wrong, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
     return out.unflatten(0, views), depth
 
@@ -72,6 +76,8 @@ def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[T
         seen_depth=seen.inverse_depth,
         cells=(BROAD, NARROW),
         doubt=DOUBT,
+        close=CLOSE,
+        fresh=FRESH,
         large=LARGE,
         worn=WORN,
         apart=(APART, FAR),

@@ -153,9 +153,6 @@ class MemoryConfig:
     moved: tuple[float, float] = (0.25, 0.09)  # metres, radians: what counts as moved
     tolerance: float = 0.12  # of depth between two views of one surface; exact depth would allow 0.07
     sky: float = 0.002  # 1/m: differences below this are none
-    through: float = (
-        0.1  # share of its inverse depth by which a point is nearer than what a picture saw through it
-    )
     clear: float = 200.0  # metres within which haze hides nothing
 
     def __post_init__(self) -> None:

@@ -113,7 +113,8 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
 
     A decoder gives things a rim of their own depth in the colours behind them. As the camera comes near, that rim hides
     what was remembered right. It stands where a picture saw something farther: of the first picture and the two newest
-    keyframes, those that show that place no more often redrawn decide. What they saw beyond `clear` may have been haze.
+    keyframes, those that show that place no more often redrawn decide, however little nearer it is: ground that creeps up
+    to the camera goes too, and is found where it was first seen. What they saw beyond `clear` may have been haze.
     Source of the idea: space carving, Kutulakos and Seitz 2000.
     """
     newest = kept.index.topk(min(2, kept.index.shape[1]), dim=1).indices
@@ -132,7 +133,7 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
     at = torch.where(ahead, v.floor() * X + u.floor(), 0.0).long()
     seen = F.max_pool2d(depth, 3, 1, 1).flatten(2).gather(2, at)  # the nearest of 3×3 pixels
     older = kept.generation[flight, slots].flatten(2).gather(2, at) <= frame.generation.flatten(2)
-    through = (expected > seen * (1 + config.through) + config.sky) & (expected > 1 / config.clear)
+    through = (expected > seen + config.sky) & (expected > 1 / config.clear)
     gone = (ahead & older & (seen >= 0) & through).any(dim=1).view_as(frame.inverse_depth)
     return replace(frame, inverse_depth=frame.inverse_depth.masked_fill(gone, -1.0))
 

@@ -31,6 +31,8 @@ def composite_frames(
     seen_depth: Tensor,
     cells: tuple[int, int],
     doubt: float,
+    close: tuple[float, float],
+    fresh: tuple[float, float],
     large: tuple[float, float],
     worn: tuple[float, float],
     apart: tuple[float, float],
@@ -50,7 +52,10 @@ def composite_frames(
     light = torch.empty(N, *few, 3, device=rgb.device)
     agree = torch.empty(N, *many, device=rgb.device)
     sizes: dict[str, Any] = dict(Y=Y, X=X, BROAD=broad, NARROW=narrow, num_warps=WARPS)
-    compiled(*CELLS)[(N, *few)](decoded, seen, mask, light, agree, *decoded.stride(), **sizes, DOUBT=doubt)
+    compiled(*CELLS)[(N, *few)](
+        decoded, seen, mask, magnification, generation, light, agree, *decoded.stride(), **sizes, DOUBT=doubt,
+        CLOSE=close[0], NOT_CLOSE=close[1], FRESH=fresh[0], NOT_FRESH=fresh[1],
+    )  # fmt: skip
     colors, depth = torch.empty_like(seen), torch.empty_like(inverse_depth)
     compiled(*SHOWN)[(N, -(-Y * X // BLOCK))](
         decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
@@ -74,8 +79,9 @@ def _summed(x, BROAD: tl.constexpr, NARROW: tl.constexpr):
 
 
 def _cells(
-    decoded, seen, mask, light, agree, s_n, s_c, s_y, s_x,
+    decoded, seen, mask, magnification, generation, light, agree, s_n, s_c, s_y, s_x,
     Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, DOUBT: tl.constexpr,
+    CLOSE: tl.constexpr, NOT_CLOSE: tl.constexpr, FRESH: tl.constexpr, NOT_FRESH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # view of a flight
     i_y, i_x = tl.program_id(1), tl.program_id(2)
@@ -86,13 +92,17 @@ def _cells(
     count = _summed(known, BROAD, NARROW)
     all_of = tl.maximum(tl.sum(tl.sum(count, axis=1), axis=0), 1.0)
     count = tl.maximum(count, 1.0)
+    size = tl.load(magnification + at, mask=live, other=0.0)
+    age = tl.load(generation + at, mask=live, other=0).to(tl.float32)
+    fresh = known * _falling(size, CLOSE, NOT_CLOSE) * _falling(age, FRESH, NOT_FRESH)
+    doubted = 1.0 - tl.sum(tl.sum(fresh, axis=1), axis=0) / all_of
     off = tl.zeros_like(count)
     light += ((i * tl.num_programs(1) + i_y) * tl.num_programs(2) + i_x) * 3
     for channel in tl.static_range(3):
         _, e = _off(decoded, seen, known, at, channel, live, s_c)
         sums = _summed(e, BROAD, NARROW)
         off += tl.abs(sums / count)
-        tl.store(light + channel, tl.sum(tl.sum(sums, axis=1), axis=0) / all_of)
+        tl.store(light + channel, tl.sum(tl.sum(sums, axis=1), axis=0) / all_of * doubted)
     off /= 3.0 * DOUBT
     side: tl.constexpr = BROAD // NARROW
     rows: tl.constexpr = (Y + NARROW - 1) // NARROW
@@ -181,4 +191,4 @@ def _shown(
 
 
 # Each with the functions that it calls
-CELLS, SHOWN = (_cells, _off, _summed), (_shown, _off, _beside, _falling)
+CELLS, SHOWN = (_cells, _off, _summed, _falling), (_shown, _off, _beside, _falling)

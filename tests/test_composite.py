@@ -12,8 +12,10 @@ from torch import Tensor
 from engine.composite import (
     APART,
     BROAD,
+    CLOSE,
     DOUBT,
     FAR,
+    FRESH,
     LARGE,
     NARROW,
     REDRAWN,
@@ -75,12 +77,21 @@ def test_detail_that_the_decoder_lost_comes_back() -> None:
     assert torch.equal(depth, torch.full_like(depth, 0.5))
 
 
-def test_light_is_the_models_to_decide() -> None:
-    true = picture()
-    darker = (blurred(true) - 0.05).clamp(-1, 1)
-    shown, _ = composite(darker, DEPTH, seen(true))
-    assert abs(float((shown - darker).mean())) < 0.005
-    assert sharpness(shown).mean() / sharpness(true).mean() > 0.9
+@pytest.mark.parametrize(
+    ("size", "age", "told"),
+    [(CLOSE[0], FRESH[0], 1.0), (CLOSE[1], FRESH[0], 0.0), (1.0, FRESH[1], 0.0), (1.0, 2, 0.5)],
+)
+def test_light_is_the_models_to_decide_but_for_what_was_seen_at_first_hand(
+    size: float, age: float, told: float
+) -> None:
+    true = picture().clamp(-0.9, 0.9)
+    darker = blurred(true) - 0.05
+    memory = seen(true, magnification=torch.full((B, V, Y, X), size))
+    shown, _ = composite(
+        darker, DEPTH, replace(memory, generation=torch.full_like(memory.generation, int(age)))
+    )
+    assert float((shown - darker).mean()) == pytest.approx(0.05 * told, abs=0.005)
+    assert sharpness(shown).mean() / sharpness(true).mean() > 0.6
 
 
 def test_a_picture_that_agrees_stays_as_it_is() -> None:
@@ -102,7 +113,7 @@ def worn(x: Warped) -> Warped:
 
 
 def another_place(x: Warped) -> Warped:
-    return replace(x, rgb=255 - x.rgb // 4)
+    return replace(x, rgb=255 - x.rgb // 8)
 
 
 @pytest.mark.parametrize("spoilt", [nothing_known, stretched, worn])
@@ -114,9 +125,11 @@ def test_what_cannot_be_trusted_changes_nothing(spoilt) -> None:  # type: ignore
 
 
 def test_another_place_is_not_drawn_over_what_the_model_found() -> None:
-    soft = blurred(picture()) - 0.8  # more than twice `DOUBT` away
-    shown, _ = composite(soft.clamp(-1, 1), DEPTH, another_place(seen(picture())))
-    assert (shown - soft.clamp(-1, 1)).abs().max() < 0.02
+    soft = 0.1 * blurred(picture()) - 0.9
+    other = another_place(seen(picture()))
+    shown, _ = composite(soft, DEPTH, other)
+    assert float((other.rgb.movedim(-1, 2) / 127.5 - 1 - soft).mean()) > 2 * DOUBT
+    assert (shown - soft).abs().mean() < 0.03
 
 
 def test_only_what_is_known_changes_and_without_a_hard_border() -> None:
@@ -190,7 +203,7 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     known = memory.mask.double()[:, :, None]
     e = (memory.rgb.movedim(-1, 2).double() / 127.5 - 1 - rgb) * known
 
-    def means(cell: int) -> Tensor:
+    def means(cell: int, e: Tensor = e) -> Tensor:
         cells = []
         for rows, counts in zip(e.split(cell, dim=-2), known.split(cell, dim=-2), strict=True):
             parts = zip(rows.split(cell, dim=-1), counts.split(cell, dim=-1), strict=True)
@@ -201,10 +214,11 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
         flat = F.interpolate(x.flatten(0, 1), e.shape[-2:], mode="bilinear", align_corners=False)
         return flat.unflatten(0, (B, V))
 
-    trust = [
-        ((end[1] - x.double()) / (end[1] - end[0])).clamp(0, 1)[:, :, None]
-        for x, end in ((memory.magnification, LARGE), (memory.generation, WORN))
-    ]
+    def falling(x: Tensor, ends: tuple[float, float]) -> Tensor:
+        return ((ends[1] - x.double()) / (ends[1] - ends[0])).clamp(0, 1)[:, :, None]
+
+    size, age = memory.magnification, memory.generation
+    trust = falling(size, LARGE), falling(age, WORN)
     off = means(NARROW).abs().mean(2, keepdim=True)
     w = known * trust[0] * trust[1] * everywhere((-((off / DOUBT) ** 2)).exp())
     around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
@@ -213,7 +227,9 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     rest &= (memory.mask > 0) & (memory.generation >= REDRAWN)
     rests = F.conv2d(rest.flatten(0, 1)[:, None].double(), torch.ones(1, 1, 3, 3).double(), padding=1)
     believed = (1 - rests / 3).clamp(0, 1).unflatten(0, (B, V))
-    return (rgb + torch.minimum(w, around) * believed * (e - everywhere(means(BROAD)))).clamp(-1, 1)
+    at_first_hand = means(BROAD, known * falling(size, CLOSE) * falling(age, FRESH))
+    light = means(BROAD) * (1 - at_first_hand)
+    return (rgb + torch.minimum(w, around) * believed * (e - everywhere(light))).clamp(-1, 1)
 
 
 SIZES = [(160, 256), (80, 112), (33, 63), (7, 1), (1, 1)]
@@ -238,9 +254,8 @@ def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
     twin = to_bytes(composite(rgb, depth, memory)[0])
     given = dict(seen=memory.rgb, mask=memory.mask, seen_depth=memory.inverse_depth)
     given |= dict(magnification=memory.magnification, generation=memory.generation)
-    numbers = dict(
-        cells=(BROAD, NARROW), doubt=DOUBT, large=LARGE, worn=WORN, apart=(APART, FAR), redrawn=REDRAWN
-    )
+    numbers = dict(cells=(BROAD, NARROW), doubt=DOUBT, close=CLOSE, fresh=FRESH, large=LARGE, worn=WORN)
+    numbers |= dict(apart=(APART, FAR), redrawn=REDRAWN)
     colors, found = composite_frames(rgb, depth, **given, **numbers)  # type: ignore[arg-type]
     assert (colors.shape, colors.dtype) == (twin.shape, twin.dtype)
     assert torch.equal(found, where)

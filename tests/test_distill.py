@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from engine.checkpoint import read_config, save_module
 from engine.conditioning import condition_clip
 from engine.config import as_record
 from engine.generator import Generator
-from engine.model import WorldModel
+from engine.model import Block, WorldModel
 from engine.train.distill import GAP, DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
 from engine.train.judge import (
@@ -37,6 +38,8 @@ from engine.train.long import LongRun, LongTraining, RolloutOptions, stored_worl
 from engine.train.loop import Loop, Plan
 from engine.train.losses import hinge_fool, hinge_judge
 from engine.train.rollout import Flown, each, fly_on
+from engine.train.world import compilers
+from engine.values import take_apart
 from explorer.app import main
 from tests.flights import distance as relative
 from tests.flights import random_model
@@ -106,6 +109,49 @@ def run(
     plan = Plan(out=options.out, name=made.name, minutes=1, steps=options.steps)
     Loop(plan, CPU, made.parts()).run(made.step)
     return made
+
+
+@pytest.mark.parametrize("kind", [LongRun, DistillRun])
+def test_what_is_compiled_beside_is_what_a_run_calls(
+    kind: type[LongRun] | type[DistillRun], pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of the same kinds are called with tensors of the same shapes, which is what compiled code is kept by."""
+
+    def called(run: LongRun | DistillRun, parts: Sequence[Callable[[], object]]) -> set[Hashable]:
+        seen: set[Hashable] = set()
+        forward = Block.forward
+
+        def spied(self: Block, x: Tensor, **given: Any) -> Any:
+            leaves: list[Tensor] = [x]
+            key = take_apart(tuple(v for n, v in given.items() if n != "layout"), leaves)
+            grad = torch.is_grad_enabled(), x.requires_grad
+            seen.add((type(self.attn), tuple(x.shape), x.dtype, key, grad))
+            return forward(self, x, **given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Block, "forward", spied)
+            for part in parts:
+                part()
+        return seen
+
+    given = small(pocket, tmp_path) | dict(chunks=7, frames=5, fly_every=1, flights=3)
+    more = dict(rollout=6) if kind is DistillRun else dict(rollout=(6, 6))
+    options = (DistillTraining if kind is DistillRun else LongTraining)(**given, **more)  # type: ignore[arg-type]
+    going, beside = kind(options, CPU), kind(replace(options, warm_only=True), CPU)  # type: ignore[arg-type]
+    assert len(beside.model.blocks) <= len(going.model.blocks)
+    going.make_up()
+    needed = called(going, [lambda: going.step(0, 0.9)])
+    compiled = called(beside, beside.warmings())
+    assert needed <= compiled, needed - compiled
+
+
+def test_processes_beside_come_to_an_end(pocket: Path, tmp_path: Path) -> None:
+    options = DistillTraining(**small(pocket, tmp_path), rollout=2)  # type: ignore[arg-type]
+    processes = compilers(DistillRun(options, CPU))
+    assert len(processes) == 4
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("kind", [Long, Distill])

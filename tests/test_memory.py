@@ -96,7 +96,8 @@ def test_first_hand_pictures_are_chosen_over_copies() -> None:
     ("wall", "thing", "ages", "yaw", "gone"),
     [
         (20.0, 4.0, (0, 0), 0.0, True),  # stands where the first picture saw the wall
-        (20.0, 18.0, (0, 0), 0.0, False),  # too near it to say
+        (20.0, 18.0, (0, 0), 0.0, True),  # however little
+        (20.0, 19.5, (0, 0), 0.0, False),  # less than two depths need to differ
         (20.0, 4.0, (3, 0), 0.0, False),  # that picture was redrawn more often
         (20.0, 4.0, (3, 3), 0.0, True),
         (20.0, 4.0, (0, 0), 90.0, False),  # it looked elsewhere

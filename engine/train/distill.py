@@ -12,8 +12,9 @@ without that, ground that was green is pink after five minutes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from engine.train.loop import Stateful
 from engine.train.losses import gradient_penalty, hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
-from engine.train.rollout import GIVEN, Flown, SelfMade, beside, memory_of
+from engine.train.rollout import GIVEN, Flown, SelfMade, Shelf, beside, memory_of
 from engine.train.world import RADII, carry_out
 
 RAMP = (
@@ -127,7 +128,7 @@ class DistillRun(RolloutRun):
             for block in self.judge.trunk.blocks:
                 block.compile(dynamic=False)
         if options.teacher:
-            frozen = stored_world(options.taught_by or options.init)
+            frozen = self.started(stored_world(options.taught_by or options.init))
             self.many = self.flying(frozen, levels=options.teacher)
 
     def built(self) -> WorldModel:
@@ -255,9 +256,36 @@ class DistillRun(RolloutRun):
             x = torch.where(anew5, euler(x, flow.float(), level=level, target=target), flight)
         return x
 
-    def warm(self) -> None:
-        self.make_up()
-        self.step(0, 0.5)
+    def warmings(self) -> tuple[Callable[[], None], ...]:
+        looks = partial(self.warm_judge, kinds=3), partial(self.warm_judge, kinds=1)
+        return (self.warm_flights, self.warm_student, *looks)
+
+    def warm_student(self) -> None:
+        batch, own, flown, cond = self._made_up()
+        generator = self.host.generator(0, 0)
+        self.made(batch, own, flown, [GAP], cond, generator).sum().backward()
+
+    def warm_judge(self, kinds: int) -> None:
+        """kinds: 3, true, made and shaken frames, or 1, those that are to fool it."""
+        batch, _, _, cond = self._made_up()
+        shown = [0] * SHOWN
+        frames = single(batch.latents.float(), shown).requires_grad_(kinds == 1)
+        look = Look(batch, shown, cond, self.host.generator(0, 0))
+        torch.cat(look(self.judge, *[frames] * kinds)).sum().backward()
+
+    def _made_up(self) -> tuple[Batch, SelfMade, Flown, Conditioning]:
+        """Flights of nothing."""
+        o, frames = self.options, self.options.frames
+        batch = self.made_up(o.batch, frames)
+        x = batch.latents
+        memory = x.new_zeros(len(x), self.model.config.memory_channels, *x.shape[2:])
+        batch = replace(batch, memory=memory)
+        shelf = Shelf()
+        shelf.put(batch, Flown(latents=x, memory=memory, noise=x, taught=x), start=1, chunks=frames - 1)
+        batch, own, flown = shelf.draw(o.batch, generator=self.host.generator(0, 0), trust=o.trust)
+        grid = self.learner.grid
+        cond = condition_clip(batch.poses, batch.intrinsics, grid=grid, config=self.model.config)
+        return batch, own, flown, cond
 
 
 class Look:

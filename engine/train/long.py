@@ -9,7 +9,7 @@ next time they are half of every batch: the flight is the context, the true fram
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,6 +144,12 @@ class RolloutRun(Training):
         batch = replace(batch, memory=flown.memory)
         self.shelf.put(batch, flown, start=start, chunks=chunks, gap=self.gap)
 
+    def warm_flights(self) -> None:
+        """Long enough for a chunk of a full window, which is what is compiled."""
+        self.make_up()
+        frames = min(self.options.chunks + 1, self.model.config.window + self.options.begin[1] + 3)
+        self.fly(0, frames, frames=frames)
+
 
 class LongRun(RolloutRun):
     """Diffusion forcing with self-made context."""
@@ -171,11 +177,12 @@ class LongRun(RolloutRun):
         self.learn(fraction)
         return {"loss": loss.detach(), "flight": torch.full_like(loss, float(chunks))}
 
-    def warm(self) -> None:
-        o, generator = self.options, self.host.generator(0, 0)
-        self.make_up()
-        batch = self.pool.draw(o.batch, o.frames, generator=generator)
-        self.learner.loss(batch, corrupt=False, generator=generator).backward()
+    def warmings(self) -> tuple[Callable[[], None], ...]:
+        return self.warm_flights, self.warm_learning
+
+    def warm_learning(self) -> None:
+        batch = self.made_up(self.options.batch, self.options.frames)
+        self.learner.loss(batch, corrupt=False, generator=self.host.generator(0, 0)).backward()
 
 
 def stored_world(path: Path, *, levels: tuple[float, ...] | None = None) -> WorldModel:

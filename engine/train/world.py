@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,7 @@ FORGET = 0.15  # of clips lose their memory
 KNOWN_WEIGHT = 0.3  # of a token whose whole cell the memory shows; one that must be invented weighs 1
 CORRUPT = 0.6  # share of the given frames that are replaced by the model's own estimate, on every second step
 CORRUPT_LEVELS = (0.35, 0.95)
+PATIENCE = 90.0  # seconds that a run whose clips are there waits for what compiles beside it
 OTHER_LEVELS = ((1.0,), (1.0, 0.8), (1.0, 0.85, 0.6, 0.3))  # measured beside those of the config
 
 
@@ -179,7 +185,7 @@ class Training:
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         self.codec = self.stored_codec()
-        self.model = self.built().to(host.device)
+        self.model = self.started(self.built()).to(host.device)
         host.share_weights(self.model)
         self.ema = Ema(self.model, decay=self.decay)
         self.optimiser = Optimiser(self.model, self.optim, adam=self.by_adam)
@@ -206,6 +212,13 @@ class Training:
     def built(self) -> WorldModel:
         """The model that the run starts from."""
         return initial_model(POCKET_MEMORY if self.options.memory else POCKET, self.options.init)
+
+    def started(self, model: WorldModel) -> WorldModel:
+        """The same; where only the compiler's cache is to be filled, with one block of each kind, which is all it needs."""
+        if self.options.warm_only:
+            last = min(model.config.softmax_blocks, default=0)
+            model.blocks = model.blocks[max(last - 1, 0) : last + 1]
+        return model
 
     def by_adam(self, name: str) -> bool:
         """Which parameters AdamW trains, beside the vectors."""
@@ -274,18 +287,26 @@ class Training:
         self.optimiser.step(fraction)
         self.ema.update(self.model)
 
-    def warm(self) -> None:
-        """Compile what a run needs, on made-up clips."""
+    def warmings(self) -> tuple[Callable[[], None], ...]:
+        """What compiles all that a run needs, on made-up clips, in parts that know nothing of each other."""
+        o = self.options
+        assert isinstance(o, WorldTraining)
+        return tuple(partial(self.warm, frames) for frames in (o.frames, o.long_frames))
+
+    def warm(self, frames: int) -> None:
         o, generator = self.options, self.host.generator(0, 0)
         assert isinstance(o, WorldTraining)
+        batch = self.made_up(max(1, o.batch * o.frames // frames), frames)
+        for corrupt in (False, True):
+            self.learner.loss(batch, corrupt=corrupt, generator=generator).backward()
+
+    def made_up(self, count: int, frames: int) -> Batch:
+        """Clips of nothing."""
         self.make_up()
-        for frames in (o.frames, o.long_frames):
-            batch = self.pool.draw(max(1, o.batch * o.frames // frames), frames, generator=generator)
-            for corrupt in (False, True):
-                self.learner.loss(batch, corrupt=corrupt, generator=generator).backward()
+        return self.pool.draw(count, frames, generator=self.host.generator(0, 0))
 
     def make_up(self) -> None:
-        """Fill the pool with clips of nothing."""
+        """Fill the pool with them."""
         o = self.options
         rest = torch.eye(4, device=self.host.device).expand(1, 8 * o.chunks + 1, 4, 4)
         self.pool.poses[:], self.pool.filled = rest, o.pool
@@ -382,11 +403,49 @@ def carry_out(kind: type[Training], options: RunOptions) -> None:
     with host(options.device) as here:
         run = kind(options, here)
         if options.warm_only:
-            run.warm()
+            for warm in run.warmings():
+                warm()
             return
-        run.fill()
+        with compiling(run):
+            run.fill()
         learn_through(run)
         run.finish()
+
+
+@contextmanager
+def compiling(run: Training) -> Iterator[None]:
+    """Compile beside the body, a process for each part: what they leave on disk the run finds. Their failure costs only time."""
+    o, here = run.options, run.host
+    if not (o.compile and here.leads and here.device.type == "cuda"):
+        yield
+        return
+    beside = compilers(run)
+    try:
+        yield
+        end = time.monotonic() + PATIENCE
+        for process in beside:
+            process.join(max(0.0, end - time.monotonic()))
+    finally:
+        for process in beside:
+            process.kill()
+
+
+def compilers(run: Training) -> list[SpawnProcess]:
+    """Processes that do a part each, and end."""
+    spawn = multiprocessing.get_context("spawn")
+    given = type(run), replace(run.options, warm_only=True), run.host.device
+    parts = range(len(run.warmings()))
+    processes = [spawn.Process(target=_compile, args=(*given, part), daemon=True) for part in parts]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _compile(kind: type[Training], options: RunOptions, device: torch.device, part: int) -> None:
+    """One part of what a run needs, in a process of its own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    kind(options, Host(device=device)).warmings()[part]()
 
 
 def learn_through(run: Training) -> None:
