@@ -8,7 +8,8 @@ which light, which is all it is needed for where something is remembered, and th
 with low(e) the mean of e over cells of `BROAD` pixels, drawn between, less the share of a cell that is seen at first hand:
 hardly redrawn since it was first seen, and from hardly farther than now. There the memory knows the light too. The weight w
 falls where the memory has stretched or often redrawn what it shows, and where the two disagree even in the mean of small
-cells: there the model has found something else to be true. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
+cells: there the model has found something else to be true. It falls too where the sky changes from one picture to another,
+so that two lights meet softly and not along a line. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
 before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the decoder is right, in
 colour too, or torn rests would be drawn again and again.
 """
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.config import MEMORY
 from engine.warp import Warped
 from kernels.composite_frames import composite_frames
 from kernels.program import suits
@@ -32,6 +34,7 @@ APART, FAR = (
     0.5,
     0.004,
 )  # inverse depths contradict if they differ by this share of the larger and by this, 1/m
+JUMP = 0.03  # of magnification, in a narrow cell of sky, from one picture to another
 REDRAWN = 2  # generations from which a memory that contradicts the decoder is wrong
 
 
@@ -50,7 +53,10 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     light, all_known, fresh = (_sums(x, BROAD // NARROW) for x in (*cells, fresh))
     light = _mean(light, all_known) * (1 - _mean(fresh, all_known))
     off = _mean(*cells).abs().mean(dim=1, keepdim=True)
-    w = known * _falling(size, LARGE) * _falling(age, WORN) * _between((-((off / DOUBT) ** 2)).exp(), e)
+    sky = known * (seen.inverse_depth.flatten(0, 1)[:, None] <= MEMORY.sky)
+    seam = (_spread(size, sky) > JUMP) | (_spread(age, sky) > 0)
+    agree = (-((off / DOUBT) ** 2)).exp() * (1 - F.max_pool2d(seam.to(dtype), 3, 1, 1))
+    w = known * _falling(size, LARGE) * _falling(age, WORN) * _between(agree, e)
     w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
     told, found = seen.inverse_depth.to(dtype), inverse_depth.to(dtype)
     wrong = (told - found).abs() > APART * torch.maximum(told, found) + FAR
@@ -81,6 +87,7 @@ def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[T
         large=LARGE,
         worn=WORN,
         apart=(APART, FAR),
+        seams=(MEMORY.sky, JUMP),
         redrawn=REDRAWN,
     )
 
@@ -99,6 +106,12 @@ def _falling(x: Tensor, ends: tuple[float, float]) -> Tensor:
 def _sums(x: Tensor, cell: int) -> Tensor:
     """Of square cells, those at the border cut. x: [N, C, Y, X]. Sums of sums are what a GPU has enough threads for."""
     return F.avg_pool2d(x, cell, ceil_mode=True, divisor_override=1)
+
+
+def _spread(x: Tensor, part: Tensor) -> Tensor:
+    """From the lowest to the highest x in a part of small cells, below 0 where a cell has nothing of it. x from 0 to 1000."""
+    high, low = (F.max_pool2d(torch.where(part > 0, y, -1000), NARROW, ceil_mode=True) for y in (x, -x))
+    return high + low
 
 
 def _mean(e: Tensor, known: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from engine.warp import NEAR, Sources, between, centres, project
 
 CELLS = (10, 16)  # rows and columns in which coverage is counted
 FINE = 2  # points per cell and axis where pictures compete for a view, so that what is magnified has no gaps
+TOUCH = 5  # pixels: side of the square around sky in which nothing else may be
 WORTH = 1.0  # cells: a picture that adds less is left out
 
 
@@ -115,6 +116,7 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
     what was remembered right. It stands where a picture saw something farther: of the first picture and the two newest
     keyframes, those that show that place no more often redrawn decide, however little nearer it is: ground that creeps up
     to the camera goes too, and is found where it was first seen. What they saw beyond `clear` may have been haze.
+    Sky goes that touches a thing, for it has something of its colour, and would carry outlines of it about for ever.
     Source of the idea: space carving, Kutulakos and Seitz 2000.
     """
     newest = kept.index.topk(min(2, kept.index.shape[1]), dim=1).indices
@@ -135,6 +137,8 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
     older = kept.generation[flight, slots].flatten(2).gather(2, at) <= frame.generation.flatten(2)
     through = (expected > seen + config.sky) & (expected > 1 / config.clear)
     gone = (ahead & older & (seen >= 0) & through).any(dim=1).view_as(frame.inverse_depth)
+    touched = F.max_pool2d(frame.inverse_depth.float(), TOUCH, 1, TOUCH // 2) > 1 / config.clear
+    gone |= touched & (frame.inverse_depth <= config.sky)
     return replace(frame, inverse_depth=frame.inverse_depth.masked_fill(gone, -1.0))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.program import compiled
@@ -36,6 +37,7 @@ def composite_frames(
     large: tuple[float, float],
     worn: tuple[float, float],
     apart: tuple[float, float],
+    seams: tuple[float, float],
     redrawn: int,
 ) -> tuple[Tensor, Tensor]:
     """rgb: [B, V, 3, Y, X] in [-1, 1], any strides, and inverse_depth [B, V, Y, X], decoded.  seen: uint8 [B, V, Y, X, 3].
@@ -50,12 +52,14 @@ def composite_frames(
     )
     few, many = (-(-Y // broad), -(-X // broad)), (-(-Y // narrow), -(-X // narrow))
     light = torch.empty(N, *few, 3, device=rgb.device)
-    agree = torch.empty(N, *many, device=rgb.device)
+    agree, seam = (torch.empty(N, *many, device=rgb.device) for _ in range(2))
     sizes: dict[str, Any] = dict(Y=Y, X=X, BROAD=broad, NARROW=narrow, num_warps=WARPS)
     compiled(*CELLS)[(N, *few)](
-        decoded, seen, mask, magnification, generation, light, agree, *decoded.stride(), **sizes, DOUBT=doubt,
+        decoded, seen, mask, magnification, generation, seen_depth, light, agree, seam, *decoded.stride(), **sizes,
+        DOUBT=doubt, SKY=seams[0], JUMP=seams[1],
         CLOSE=close[0], NOT_CLOSE=close[1], FRESH=fresh[0], NOT_FRESH=fresh[1],
     )  # fmt: skip
+    agree *= 1 - F.max_pool2d(seam, 3, 1, 1)
     colors, depth = torch.empty_like(seen), torch.empty_like(inverse_depth)
     compiled(*SHOWN)[(N, -(-Y * X // BLOCK))](
         decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
@@ -78,9 +82,18 @@ def _summed(x, BROAD: tl.constexpr, NARROW: tl.constexpr):
     return tl.sum(tl.sum(tl.reshape(x, [side, NARROW, side, NARROW]), axis=3), axis=1)
 
 
+def _spread(x, part, BROAD: tl.constexpr, NARROW: tl.constexpr):
+    """From the lowest to the highest x in a part of the small cells of a large one, below 0 where there is nothing of it."""
+    side: tl.constexpr = BROAD // NARROW
+    high = tl.reshape(tl.where(part, x, -1000.0), [side, NARROW, side, NARROW])
+    low = tl.reshape(tl.where(part, -x, -1000.0), [side, NARROW, side, NARROW])
+    return tl.max(tl.max(high, axis=3), axis=1) + tl.max(tl.max(low, axis=3), axis=1)
+
+
 def _cells(
-    decoded, seen, mask, magnification, generation, light, agree, s_n, s_c, s_y, s_x,
+    decoded, seen, mask, magnification, generation, seen_depth, light, agree, seam, s_n, s_c, s_y, s_x,
     Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, DOUBT: tl.constexpr,
+    SKY: tl.constexpr, JUMP: tl.constexpr,
     CLOSE: tl.constexpr, NOT_CLOSE: tl.constexpr, FRESH: tl.constexpr, NOT_FRESH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # view of a flight
@@ -94,6 +107,7 @@ def _cells(
     count = tl.maximum(count, 1.0)
     size = tl.load(magnification + at, mask=live, other=0.0)
     age = tl.load(generation + at, mask=live, other=0).to(tl.float32)
+    depth = tl.load(seen_depth + at, mask=live, other=0.0)
     fresh = known * _falling(size, CLOSE, NOT_CLOSE) * _falling(age, FRESH, NOT_FRESH)
     doubted = 1.0 - tl.sum(tl.sum(fresh, axis=1), axis=0) / all_of
     off = tl.zeros_like(count)
@@ -108,7 +122,11 @@ def _cells(
     rows: tl.constexpr = (Y + NARROW - 1) // NARROW
     columns: tl.constexpr = (X + NARROW - 1) // NARROW
     r, c = i_y * side + tl.arange(0, side)[:, None], i_x * side + tl.arange(0, side)[None, :]
-    tl.store(agree + (i * rows + r) * columns + c, tl.exp(-off * off), mask=(r < rows) & (c < columns))
+    cell, live = (i * rows + r) * columns + c, (r < rows) & (c < columns)
+    tl.store(agree + cell, tl.exp(-off * off), mask=live)
+    sky = (known > 0) & (depth <= SKY)
+    jump = (_spread(size, sky, BROAD, NARROW) > JUMP) | (_spread(age, sky, BROAD, NARROW) > 0)
+    tl.store(seam + cell, jump.to(tl.float32), mask=live)
 
 
 def _beside(n, cells: tl.constexpr, pixels: tl.constexpr):
@@ -191,4 +209,4 @@ def _shown(
 
 
 # Each with the functions that it calls
-CELLS, SHOWN = (_cells, _off, _summed, _falling), (_shown, _off, _beside, _falling)
+CELLS, SHOWN = (_cells, _off, _summed, _falling, _spread), (_shown, _off, _beside, _falling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from engine.composite import (
     DOUBT,
     FAR,
     FRESH,
+    JUMP,
     LARGE,
     NARROW,
     REDRAWN,
@@ -24,6 +26,7 @@ from engine.composite import (
     composite_bytes,
     to_bytes,
 )
+from engine.config import MEMORY
 from engine.metrics import psnr, sharpness
 from engine.values import mapped
 from engine.warp import Warped
@@ -166,6 +169,23 @@ def test_what_was_redrawn_at_another_distance_is_a_rest_and_goes(age: int, told:
     assert not torch.equal(shown[..., :28, :], soft[..., :28, :])
 
 
+def test_where_the_sky_is_of_two_pictures_they_meet_softly() -> None:
+    """Two lights, the decoder's between them: a step of 0.2 in the memory, and no step in what is shown."""
+    left = torch.arange(X) < X // 2 + 1
+    light = torch.where(left, 0.1, -0.1).expand(B, V, 3, Y, X)
+    memory = seen(light, inverse_depth=torch.zeros(B, V, Y, X))
+    older = replace(memory, generation=torch.where(left, 1, 2).to(torch.uint8).expand(B, V, Y, X))
+    near = replace(older, inverse_depth=torch.full((B, V, Y, X), 0.1))
+
+    def step(x: Warped) -> float:
+        shown, _ = composite(torch.zeros_like(light), DEPTH, x)
+        return float(shown.diff(dim=-1).abs().max())
+
+    assert step(near) > 0.1
+    assert step(memory) > 0.15
+    assert step(older) < 0.04
+
+
 def test_flights_do_not_see_each_other() -> None:
     soft, true = blurred(picture()), seen(picture())
     together, _ = composite(soft, DEPTH, true)
@@ -192,9 +212,11 @@ def some(size: tuple[int, int], device: str = "cpu") -> tuple[Tensor, Tensor, Wa
         mask=(random(*size) < 0.8).to(torch.uint8),
         magnification=random(*size) * 3.5,
         generation=(random(*size) * 8).to(torch.uint8),
-        inverse_depth=random(*size),
+        inverse_depth=random(*size) * (random(1, 1) < 0.7),
     )
     memory.mask[0, 0] = 0
+    memory.magnification[0, 2] = 1.5  # one picture of one age
+    memory.generation[0, 2] = 1
     return rgb.to(device), random(*size).to(device), mapped(memory, lambda x: x.to(device))
 
 
@@ -220,7 +242,15 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     size, age = memory.magnification, memory.generation
     trust = falling(size, LARGE), falling(age, WORN)
     off = means(NARROW).abs().mean(2, keepdim=True)
-    w = known * trust[0] * trust[1] * everywhere((-((off / DOUBT) ** 2)).exp())
+    agree = (-((off / DOUBT) ** 2)).exp()
+    rows, columns = off.shape[-2:]
+    for b, v, y, x in product(range(off.shape[0]), range(off.shape[1]), range(rows), range(columns)):
+        cell = (b, v, slice(NARROW * y, NARROW * (y + 1)), slice(NARROW * x, NARROW * (x + 1)))
+        sky = (memory.mask[cell] > 0) & (memory.inverse_depth[cell] <= MEMORY.sky)
+        sizes, ages = size[cell][sky], age[cell][sky]
+        if len(sizes) and (sizes.max() - sizes.min() > JUMP or ages.max() > ages.min()):
+            agree[b, v, 0, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = 0
+    w = known * trust[0] * trust[1] * everywhere(agree)
     around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
     told, found = memory.inverse_depth.double(), depth.double()
     rest = (told - found).abs() > APART * torch.maximum(told, found) + FAR
@@ -255,7 +285,7 @@ def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
     given = dict(seen=memory.rgb, mask=memory.mask, seen_depth=memory.inverse_depth)
     given |= dict(magnification=memory.magnification, generation=memory.generation)
     numbers = dict(cells=(BROAD, NARROW), doubt=DOUBT, close=CLOSE, fresh=FRESH, large=LARGE, worn=WORN)
-    numbers |= dict(apart=(APART, FAR), redrawn=REDRAWN)
+    numbers |= dict(apart=(APART, FAR), seams=(MEMORY.sky, JUMP), redrawn=REDRAWN)
     colors, found = composite_frames(rgb, depth, **given, **numbers)  # type: ignore[arg-type]
     assert (colors.shape, colors.dtype) == (twin.shape, twin.dtype)
     assert torch.equal(found, where)

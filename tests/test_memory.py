@@ -118,6 +118,16 @@ def test_what_a_picture_saw_through_is_not_remembered(
     assert torch.equal(left, expected)
 
 
+def test_sky_that_touches_a_thing_is_not_remembered() -> None:
+    kept, seen = begin(frame(0, turned(180))).kept, frame(8, turned(0), d=0.0)
+    seen.inverse_depth[0, 0, 40:, 100:120] = 0.1  # a trunk
+    seen.inverse_depth[0, 0, 100:] = 0.004  # ground so far away that its outline stays where it is
+    left, expected = carved(seen, kept).inverse_depth, seen.inverse_depth.clone()
+    expected[0, 0, 38:100, 98:122] = -1
+    expected[0, 0, 40:100, 100:120] = 0.1
+    assert torch.equal(left, expected)
+
+
 def test_nothing_draws_what_is_carved() -> None:
     seen = frame(0, turned(0))
     seen.inverse_depth[..., :128] = -1
