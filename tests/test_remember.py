@@ -9,6 +9,7 @@ import torch
 from engine.codec import Codec
 from engine.config import memory_channels
 from engine.evaluate import Truth, measure_return, there_and_back, warp_only
+from engine.generator import Generator
 from engine.memory import begin, insert
 from engine.model import WorldModel
 from engine.recall import frame_source, recall
@@ -89,7 +90,7 @@ def test_what_was_flown_is_remembered() -> None:
     )
     model = WorldModel(replace(MODEL, memory_channels=memory_channels(SMALL))).eval()
     draw = torch.Generator().manual_seed(3)
-    done = fly_on(model, batch, start=2, chunks=2, generator=draw, codec=codec_)
+    done = fly_on(Generator(model), batch, start=2, chunks=2, generator=draw, codec=codec_)
     flown, memory = done.latents, done.memory
     assert memory is not None
     assert torch.equal(memory[:, :, [0, 4]], blank[:, :, [0, 4]])  # not flown
