@@ -9,9 +9,9 @@ with low(e) the mean of e over cells of `BROAD` pixels, drawn between, less the 
 hardly redrawn since it was first seen, and from hardly farther than now. There the memory knows the light too. The weight w
 falls where the memory has stretched or often redrawn what it shows, and where the two disagree even in the mean of small
 cells: there the model has found something else to be true. It falls too where the sky changes from one picture to another,
-so that two lights meet softly and not along a line. Depth is taken from the memory, so that places stay where they are, unless what was redrawn
-before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the decoder is right, in
-colour too, or torn rests would be drawn again and again.
+so that two lights meet softly and not along a line. Depth is taken from the memory, so that places stay where they are,
+unless what was redrawn before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the
+decoder is right, in colour too, or torn rests would be drawn again and again.
 """
 
 from __future__ import annotations

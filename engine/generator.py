@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.conditioning import Anchor, Conditioning
 from engine.config import ModelConfig
 from engine.finite import Finite
-from engine.model import Given, WorldModel
+from engine.model import Given, WorldModel, beside
 from engine.schedule import chunk_noise, euler, steps, timestep
 from engine.sent import sent
 from engine.state import BlockState, StreamState
@@ -175,8 +175,6 @@ class Generator:
         self, chunk: SteadyChunk, x: Tensor, state: StreamState, cond: Conditioning, memory: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[BlockState, ...]]:
         """Latents, whether all is finite, and the new blocks."""
-        if memory is None and self.config.memory_channels:
-            memory = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
         return chunk(
             x, text=state.text, text_mask=state.text_mask, cond=cond, past=state.blocks, memory=memory
         )
@@ -211,10 +209,8 @@ class Generator:
         t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
         if pinned is not None:
             t[:, 0] = 0.0
-        if self.config.memory_channels:
-            blank = x.new_zeros(x.shape[0], self.config.memory_channels, *x.shape[2:])
-            x = torch.cat((x, blank if memory is None else memory.to(x)), dim=1)
-        return self.model.denoise(x.to(self.dtype), timestep=t, given=given)
+        x = beside(x, memory, self.config).to(self.dtype)
+        return self.model.denoise(x, timestep=t, given=given)
 
 
 def _after(

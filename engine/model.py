@@ -275,6 +275,14 @@ class WorldModel(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
 
+def beside(x: Tensor, memory: Tensor | None, config: ModelConfig) -> Tensor:
+    """The model's input: latents [B, C, F, h, w], then the memory's channels where the model has any, zeros for None."""
+    if not config.memory_channels:
+        return x
+    blank = (x.shape[0], config.memory_channels, *x.shape[2:])
+    return torch.cat((x, x.new_zeros(blank) if memory is None else memory.to(x)), dim=1)
+
+
 def with_memory(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """Weights of a model without memory as those of one with `channels` memory channels, which count for nothing yet."""
     name = "x_embedder.proj.weight"

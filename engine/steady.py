@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.compiler import Form, as_it_is, compiled
 from engine.conditioning import Conditioning
 from engine.graphed import Graphed
-from engine.model import BlockForm, Given, Words, WorldModel, plain
+from engine.model import BlockForm, Given, Words, WorldModel, beside, plain
 from engine.schedule import euler, steps, timestep
 from engine.state import BlockState, Keys, Memory, timeless, with_room
 
@@ -117,10 +117,8 @@ class SteadyChunk:
         self, x: Tensor, level: float, given: Given, block: BlockForm, memory: Tensor | None
     ) -> tuple[Tensor, Mixers, tuple[Tensor, ...]]:
         t = x.new_full((x.shape[0], x.shape[2]), timestep(level))
-        if memory is not None:
-            x = torch.cat((x, memory.to(x)), dim=1)
-        dtype = self.model.final_layer.linear.weight.dtype
-        return self.model.run(x.to(dtype), timestep=t, given=given, block=block)
+        x = beside(x, memory, self.model.config).to(self.model.final_layer.linear.weight.dtype)
+        return self.model.run(x, timestep=t, given=given, block=block)
 
 
 def roomy(given: Given) -> Given:

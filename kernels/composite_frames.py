@@ -1,7 +1,7 @@
 """Decoded frames with the detail and depth of what was seen of them, as bytes, in two passes over what is given.
 
-The first sums the difference of both in cells: how far small ones agree, and the mean of large ones. The second reads
-them between cells, with the weight of each pixel and of the eight around it, and stores what is shown. Definition, twin
+The first sums the difference of both in cells: how far small ones agree and whether pictures meet there in the sky, and
+what of the mean of large ones was not seen at first hand. The second reads them between cells, with the weight of each pixel and of the eight around it, and stores what is shown. Definition, twin
 and oracle: `engine.composite.composite`.
 """
 
@@ -42,6 +42,7 @@ def composite_frames(
 ) -> tuple[Tensor, Tensor]:
     """rgb: [B, V, 3, Y, X] in [-1, 1], any strides, and inverse_depth [B, V, Y, X], decoded.  seen: uint8 [B, V, Y, X, 3].
     mask, generation: uint8, magnification, seen_depth: fp32, all [B, V, Y, X].  cells: sides of large and of small ones.
+    The other numbers are those of `engine.composite`, in pairs where it has two ends; seams: what is sky, and a jump there.
 
     Returns colours, uint8 [B, V, Y, X, 3], and inverse depth like the decoded one. Sums in fp32.
     """

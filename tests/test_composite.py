@@ -81,12 +81,13 @@ def test_detail_that_the_decoder_lost_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "age", "told"),
-    [(CLOSE[0], FRESH[0], 1.0), (CLOSE[1], FRESH[0], 0.0), (1.0, FRESH[1], 0.0), (1.0, 2, 0.5)],
+    ("size", "age", "told", "sharp"),
+    [(CLOSE[0], 1, 1.0, 0.9), (CLOSE[1], 1, 0.0, 0.6), (1.0, FRESH[1], 0.0, 0.75), (1.0, 2, 0.5, 0.9)],
 )
 def test_light_is_the_models_to_decide_but_for_what_was_seen_at_first_hand(
-    size: float, age: float, told: float
+    size: float, age: float, told: float, sharp: float
 ) -> None:
+    """sharp: less where the detail too is of what was stretched or redrawn."""
     true = picture().clamp(-0.9, 0.9)
     darker = blurred(true) - 0.05
     memory = seen(true, magnification=torch.full((B, V, Y, X), size))
@@ -94,7 +95,7 @@ def test_light_is_the_models_to_decide_but_for_what_was_seen_at_first_hand(
         darker, DEPTH, replace(memory, generation=torch.full_like(memory.generation, int(age)))
     )
     assert float((shown - darker).mean()) == pytest.approx(0.05 * told, abs=0.005)
-    assert sharpness(shown).mean() / sharpness(true).mean() > 0.6
+    assert sharpness(shown).mean() / sharpness(true).mean() > sharp
 
 
 def test_a_picture_that_agrees_stays_as_it_is() -> None:
@@ -116,7 +117,7 @@ def worn(x: Warped) -> Warped:
 
 
 def another_place(x: Warped) -> Warped:
-    return replace(x, rgb=255 - x.rgb // 8)
+    return replace(x, rgb=255 - x.rgb // 64)
 
 
 @pytest.mark.parametrize("spoilt", [nothing_known, stretched, worn])
@@ -128,11 +129,11 @@ def test_what_cannot_be_trusted_changes_nothing(spoilt) -> None:  # type: ignore
 
 
 def test_another_place_is_not_drawn_over_what_the_model_found() -> None:
-    soft = 0.1 * blurred(picture()) - 0.9
+    soft = 0.02 * blurred(picture()) - 0.98
     other = another_place(seen(picture()))
     shown, _ = composite(soft, DEPTH, other)
     assert float((other.rgb.movedim(-1, 2) / 127.5 - 1 - soft).mean()) > 2 * DOUBT
-    assert (shown - soft).abs().mean() < 0.03
+    assert (shown - soft).abs().max() < 0.02
 
 
 def test_only_what_is_known_changes_and_without_a_hard_border() -> None:

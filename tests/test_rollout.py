@@ -10,12 +10,12 @@ import torch
 from engine.conditioning import Conditioning, condition_clip
 from engine.config import POCKET_MEMORY, ModelConfig
 from engine.generator import Generator
-from engine.model import WorldModel
+from engine.model import WorldModel, beside
 from engine.train.forcing import flow_loss
 from engine.train.host import Host
 from engine.train.long import LongTraining
 from engine.train.pool import Batch
-from engine.train.rollout import Flown, SelfMade, Shelf, beside, each, firm_shares, fly_on, joined, with_true
+from engine.train.rollout import Flown, SelfMade, Shelf, each, firm_shares, fly_on, joined, with_true
 from engine.train.run import RunOptions
 from engine.train.world import Learner
 from engine.warp import Warped

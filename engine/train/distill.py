@@ -31,7 +31,7 @@ from engine.train.loop import Stateful
 from engine.train.losses import gradient_penalty, hinge_fool, hinge_judge
 from engine.train.optim import OptimConfig, Optimiser
 from engine.train.pool import Batch
-from engine.train.rollout import GIVEN, Flown, SelfMade, Shelf, beside, memory_of
+from engine.train.rollout import GIVEN, Flown, SelfMade, Shelf, memory_of
 from engine.train.world import RADII, carry_out
 
 RAMP = (
@@ -40,9 +40,7 @@ RAMP = (
 )  # shares of the run between which the judge gets its say: it must have learned something first
 GAP = 3  # frames from one made anew to the next: most of what they see is flight, and others need no teacher
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
-STILL_PUSHED = (
-    0.1  # least weight of judge and style in a cell: where the truth is settled they are hardly needed
-)
+STILL_PUSHED = 0.1  # least weight of judge and style in a cell: what the truth settles hardly needs them
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 SHAKE = 0.1  # standard deviation of the noise under which the judge's score of a true frame should stay what it was
@@ -250,9 +248,7 @@ class DistillRun(RolloutRun):
         x = torch.where(anew5, flown.noise.float(), flight)
         for level, target in steps(self.model.config.levels):
             levels = (anew * (timestep(level) / 1000)).expand(flight.shape[0], -1)
-            flow = self.learner.flow(
-                beside(x.to(dtype), memory_of(batch), self.model.config), levels, words, cond
-            )
+            flow = self.learner.flow(x.to(dtype), levels, words, cond, memory_of(batch))
             x = torch.where(anew5, euler(x, flow.float(), level=level, target=target), flight)
         return x
 
@@ -261,19 +257,19 @@ class DistillRun(RolloutRun):
         return (self.warm_flights, self.warm_student, *looks)
 
     def warm_student(self) -> None:
-        batch, own, flown, cond = self._made_up()
+        batch, own, flown, cond = self._nothing_flown()
         generator = self.host.generator(0, 0)
         self.made(batch, own, flown, [GAP], cond, generator).sum().backward()
 
     def warm_judge(self, kinds: int) -> None:
         """kinds: 3, true, made and shaken frames, or 1, those that are to fool it."""
-        batch, _, _, cond = self._made_up()
+        batch, _, _, cond = self._nothing_flown()
         shown = [0] * SHOWN
         frames = single(batch.latents.float(), shown).requires_grad_(kinds == 1)
         look = Look(batch, shown, cond, self.host.generator(0, 0))
         torch.cat(look(self.judge, *[frames] * kinds)).sum().backward()
 
-    def _made_up(self) -> tuple[Batch, SelfMade, Flown, Conditioning]:
+    def _nothing_flown(self) -> tuple[Batch, SelfMade, Flown, Conditioning]:
         """Flights of nothing."""
         o, frames = self.options, self.options.frames
         batch = self.made_up(o.batch, frames)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from engine.conditioning import Conditioning
 from engine.embed import FinalLayer, modulate
-from engine.model import WorldModel
-from engine.train.rollout import beside
+from engine.model import WorldModel, beside
 
 KNEE = 0.3  # deviation of a cell, in standard deviations, from which on regression pulls no harder
 BANDS = 5  # of rows: the sky is not to look like the ground

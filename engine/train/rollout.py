@@ -16,9 +16,10 @@ from torch import Tensor
 
 from engine.codec import Codec
 from engine.conditioning import Conditioning, condition_clip
-from engine.config import ModelConfig, memory_channels
+from engine.config import memory_channels
 from engine.generator import Generator
 from engine.memory import begin, insert
+from engine.model import beside
 from engine.recall import draw_on, frame_source, recall
 from engine.state import StreamState
 from engine.train.forcing import ForcingConfig, draw_levels
@@ -52,14 +53,6 @@ def joined(a: Batch, b: Batch) -> Batch:
         x, y = getattr(a, f.name), getattr(b, f.name)
         values[f.name] = None if x is None else torch.cat((x, y))
     return Batch(**values)
-
-
-def beside(x: Tensor, memory: Tensor | None, config: ModelConfig) -> Tensor:
-    """The model's input: latents [B, C, F, h, w], then the memory's channels where the model has any, zeros for None."""
-    if not config.memory_channels:
-        return x
-    blank = (x.shape[0], config.memory_channels, *x.shape[2:])
-    return torch.cat((x, x.new_zeros(blank) if memory is None else memory.to(x)), dim=1)
 
 
 def memory_of(batch: Batch) -> Tensor | None:

@@ -30,7 +30,7 @@ from engine.conditioning import Conditioning, condition_clip
 from engine.config import POCKET, POCKET_CODEC, POCKET_MEMORY, ModelConfig, as_record
 from engine.engine import load_world
 from engine.evaluate import Truth, measure_return, measure_rollouts, render_truth, rollout_sheet
-from engine.model import WorldModel, with_memory
+from engine.model import WorldModel, beside, with_memory
 from engine.recall import known_share
 from engine.schedule import clean_of
 from engine.train.data import clip, training_seeds
@@ -133,8 +133,7 @@ class Learner:
     def flow(
         self, x: Tensor, levels: Tensor, words: Tensor, cond: Conditioning, memory: Tensor | None = None
     ) -> Tensor:
-        if memory is not None:
-            x = torch.cat([x, memory.to(x.dtype)], dim=1)
+        x = beside(x, memory, self.model.config)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             text = self.model.embed_text(words)
             return self.model(x, timestep=1000 * levels, text=text, text_mask=None, cond=cond)[0]
