@@ -28,6 +28,7 @@ from engine.compiler import release_compiler
 from engine.conditioning import Anchor, condition_chunk, pose_tensor
 from engine.config import WORLDS, ModelConfig, WorldSpec
 from engine.container import weights_hash
+from engine.dream import drawn
 from engine.finite import NotFinite
 from engine.frame import Frame
 from engine.generator import Generator
@@ -106,7 +107,7 @@ class Engine:
 
     def start(
         self,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | None,
         *,
         pose: Pose,
         intrinsics: Intrinsics,
@@ -117,11 +118,16 @@ class Engine:
         """Begin a flight: frame 0 is the picture itself.
 
         picture: [Y, X, 3] at the world's size, seen from `pose` through `intrinsics`.  words: ids, None: no words.
+        Without a picture one is drawn from words and seed, with its depth, which takes about as long as six chunks.
         inverse_depth: [Y, X] of the picture in 1/m, sky 0, below 0 unknown. Without it the codec guesses from colours,
         whose scale nobody can see, and frame 0 has none.
         """
         begun = time.perf_counter()
         config, spec = self.generator.config, self.spec
+        ids = self._word_ids(words)
+        if picture is None:
+            lens = _rows(intrinsics, 1)[0, 0]
+            picture, inverse_depth = drawn(self.generator.model, self.codec, ids[0], lens=lens, seed=seed)
         if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
             raise ValueError(
                 f"a first picture of shape {picture.shape} and type {picture.dtype}: "
@@ -137,7 +143,6 @@ class Engine:
             grid=self.codec.config.grid,
             config=config,
         )
-        ids = self._word_ids(words)
         known = (
             None if inverse_depth is None else torch.from_numpy(inverse_depth[None].copy()).to(self.device)
         )

@@ -140,6 +140,14 @@ class Generator:
         return self._denoised(noise, self._given(state, cond), None, memory)
 
     @torch.inference_mode()
+    def first(self, noise: Tensor, *, text: Tensor, cond: Conditioning) -> Tensor:
+        """Latents of frames that nothing came before, from words and noise [B, C, F, h, w] alone, like noise in fp32."""
+        given = self.model.given(
+            text=self._embedded(text), text_mask=None, cond=cond, past=None, dtype=self.dtype
+        )
+        return self._denoised(noise.to(torch.float32), given, None, None)
+
+    @torch.inference_mode()
     def commit(
         self, state: StreamState, latents: Tensor, *, cond: Conditioning, memory: Tensor | None = None
     ) -> StreamState:

@@ -66,7 +66,7 @@ class World(Protocol):
 
     def start(
         self,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | None,
         *,
         pose: Pose,
         intrinsics: Intrinsics,

@@ -91,7 +91,7 @@ class SanaEngine:
     @torch.inference_mode()
     def start(
         self,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | None,
         *,
         pose: Pose,
         intrinsics: Intrinsics,
@@ -108,6 +108,8 @@ class SanaEngine:
         """
         begun = time.perf_counter()
         spec = self.spec
+        if picture is None:
+            raise ValueError(f"{spec.name} draws no first picture of words: give it one")
         if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
             raise ValueError(
                 f"a first picture of shape {picture.shape} and type {picture.dtype}: "

@@ -43,6 +43,10 @@ _BOTH = {
     "mushroom": "mushrooms",
     "pine": "taiga",
 }  # a thing that is a whole biome if none is named
+_GENERAL = {
+    "meadow": "",
+    "forest": "tree",
+}  # biomes that yield to any other, as in "snowy forest", and what stays of them
 
 
 def words_of(params: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -75,24 +79,28 @@ def _objects(params: NDArray[np.float32]) -> list[str]:
 def parse(prompt: str) -> NDArray[np.int64]:
     """Read "snowy pines at dusk". Returns [8] rows of WORDS.
 
-    Raises ValueError for unknown words (naming them and what is known), two words of one kind, or too many things.
+    Of two biomes a forest or field yields to the other. Raises ValueError for unknown words (naming them and what is
+    known), two words of one kind, or too many things.
     """
     names = [_known(word) for word in re.findall(r"[a-z]+", prompt.lower()) if word not in _FILLERS]
     unknown = [word for name, word in names if name is None]
     if unknown:
         known = "; ".join(f"{kind}s {', '.join(words)}" for kind, words in _KINDS.items())
         raise ValueError(f"unknown word{'s' * (len(unknown) > 1)} {', '.join(unknown)}: known are {known}")
+    told = [name for name, _ in names if name]
+    biomes = {name for name in told if name in _KINDS["biome"]}
+    if biomes - _GENERAL.keys():
+        told = [_GENERAL.get(name, name) for name in told]
     slots = [
-        _one(kind, [name for name, _ in names if name in _KINDS[kind]])
-        for kind in ("biome", "time", "weather")
+        _one(kind, [name for name in told if name in _KINDS[kind]]) for kind in ("biome", "time", "weather")
     ]
-    things = list(dict.fromkeys(name for name, _ in names if name in _KINDS["thing"]))
+    things = list(dict.fromkeys(name for name in told if name in _KINDS["thing"]))
     if len(things) > THINGS:
-        raise ValueError(f"{len(things)} things ({', '.join(map(str, things))}): name at most {THINGS}")
+        raise ValueError(f"{len(things)} things ({', '.join(things)}): name at most {THINGS}")
     if not slots[0]:
         slots[0] = next((_BOTH[thing] for thing in things if thing in _BOTH), "")
-    told = [*slots, *map(str, things)]
-    return np.array([_ID[word] for word in told] + [0] * (SLOTS - len(told)), np.int64)
+    said = [*slots, *things]
+    return np.array([_ID[word] for word in said] + [0] * (SLOTS - len(said)), np.int64)
 
 
 def _known(word: str) -> tuple[str | None, str]:
@@ -104,8 +112,8 @@ def _known(word: str) -> tuple[str | None, str]:
     return None, word
 
 
-def _one(kind: str, names: list[str | None]) -> str:
+def _one(kind: str, names: list[str]) -> str:
     different = list(dict.fromkeys(names))
     if len(different) > 1:
         raise ValueError(f"two {kind} words, {different[0]} and {different[1]}: name one")
-    return different[0] or "" if different else ""
+    return different[0] if different else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.camera import Intrinsics, Pose
+from engine.config import WORLDS
 from engine.depthfile import read_depth
-from engine.picture import load_picture, prepare_depth, prepare_picture
+from engine.picture import Picture, load_picture, prepare_depth, prepare_picture
 
 if TYPE_CHECKING:
     from explorer.worldfile import Past
+
+BLANK = (23, 26, 31)  # RGB, until there is a picture
 
 
 def assets_folder() -> Path:
@@ -32,7 +35,7 @@ def assets_folder() -> Path:
 class Start(TypedDict):
     """What a flight is begun with: arguments of `start` of a world and of `begin` of its process."""
 
-    picture: NDArray[np.uint8]  # [Y, X, 3] at the world's size
+    picture: NDArray[np.uint8] | None  # [Y, X, 3] at the world's size; None: the world has yet to draw it
     pose: Pose
     intrinsics: Intrinsics
     words: tuple[int, ...] | None
@@ -52,6 +55,7 @@ class Scene:
     words: tuple[int, ...] | None = None  # None: the null word in every slot
     seed: int = 0
     inverse_depth: NDArray[np.float16] | None = None  # [Y, X] of rgb, 1/m, sky 0; None: nobody knows
+    drawn: bool = True  # False: there are words only, and rgb is blank until the world has drawn it
     past: Past | None = None  # of an opened .world file: the flight goes on from there
 
     def picture(self, width: int, height: int) -> tuple[NDArray[np.uint8], Intrinsics]:
@@ -68,7 +72,7 @@ class Scene:
         """All of it at a world's size."""
         picture, intrinsics = self.picture(width, height)
         return Start(
-            picture=picture,
+            picture=picture if self.drawn else None,
             pose=self.pose,
             intrinsics=intrinsics,
             words=self.words,
@@ -76,12 +80,36 @@ class Scene:
             inverse_depth=self.depth(width, height),
         )
 
+    def shown(self, picture: NDArray[np.uint8], inverse_depth: NDArray[np.float16]) -> Scene:
+        """The scene once the world has drawn it, at its own size."""
+        height, width = picture.shape[:2]
+        lens = self.picture(width, height)[1]
+        return replace(self, rgb=picture, intrinsics=lens, inverse_depth=inverse_depth, drawn=True)
+
 
 def photograph(path: Path, *, fov: float | None = None, seed: int = 0) -> Scene:
     """Any picture file as a scene; it starts level. fov: horizontal, degrees. Raises ValueError."""
     picture = load_picture(path)
     title = path.stem.replace("_", " ").replace("-", " ")
     return Scene(name=path.stem, title=title, rgb=picture.rgb, intrinsics=picture.intrinsics(fov), seed=seed)
+
+
+def imagined(prompt: str, *, fov: float | None = None, seed: int = 0) -> Scene:
+    """A place of which there are only words; it starts level. fov: horizontal, degrees. Raises ValueError for unknown words."""
+    from engine.words import parse
+
+    spec = WORLDS["pocket"]
+    rgb = np.full((spec.height, spec.width, 3), BLANK, np.uint8)
+    words, title = tuple(int(word) for word in parse(prompt)), " ".join(prompt.split())
+    return Scene(
+        name="-".join(title.lower().split()) or "anywhere",
+        title=title[:1].upper() + title[1:] or "Anywhere",
+        rgb=rgb,
+        intrinsics=Picture(rgb=rgb).intrinsics(fov),
+        words=words,
+        seed=seed,
+        drawn=False,
+    )
 
 
 def load_gallery(folder: Path) -> tuple[Scene, ...]:

@@ -22,7 +22,7 @@ class WorldChoice:
     model: Annotated[str, arg(metavar="NAME")] = "pocket"
     """the world model that dreams it: pocket or sana-wm"""
     prompt: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
-    """words for the world, such as "desert dusk"; sana-wm takes any text"""
+    """words for the world, such as "snowy pines at dusk"; sana-wm takes any text"""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto, cpu or cuda"""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -67,6 +67,11 @@ class WorldChoice:
     def usual_speed(self) -> float:
         """Metres per second that this world was made for."""
         return SANA_MOTION.speed if self.model == "sana-wm" else SPEED_DEFAULT
+
+    @property
+    def words_alone(self) -> str | None:
+        """The prompt, where a world can draw a first picture of it; None: none was given, or it cannot."""
+        return self.prompt if self.model == "pocket" else None
 
     def worded(self, scene: Scene) -> Scene:
         """The scene under the words of the prompt, where there is one. Raises ValueError for unknown words.

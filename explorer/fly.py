@@ -15,7 +15,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from engine.container import require_same_world
 from engine.identity import weights_of
 from engine.setup import GB
-from explorer.assets import Scene, assets_folder, load_gallery, photograph
+from explorer.assets import Scene, assets_folder, imagined, load_gallery, photograph
 from explorer.choice import WorldChoice
 from explorer.controls import SPEED_MAX, SPEED_MIN
 from explorer.flight import read_prompt
@@ -35,13 +35,14 @@ OffGround = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fly(WorldChoice):
-    """Fly through a generated world: from a picture of yours, or from one of the gallery.
+    """Fly through a generated world: from a picture of yours, from one of the gallery, or from words alone.
 
     With --path and --out (or --contact-sheet, or --export) nobody needs to watch: no window is opened.
     """
 
     image: Annotated[str | None, Positional, arg(metavar="[IMAGE]", help_behavior_hint="")] = None
-    """a photograph or painting to begin with (PNG, JPEG, WebP), or a saved .world; without it: the gallery"""
+    """a photograph or painting to begin with (PNG, JPEG, WebP), or a saved .world; without it: the gallery, or in
+    pocket, where there is a --prompt, a place that the world draws from its words"""
     fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -132,7 +133,9 @@ class Fly(WorldChoice):
                 write_json(self.stats, report)
 
     def scenes(self, assets: Path) -> tuple[Scene, ...]:
-        """The picture asked for, else the gallery."""
+        """The picture asked for, else what the words say, else the gallery."""
+        if self.image is None and self.words_alone is not None:
+            return (imagined(self.words_alone, fov=self.fov, seed=self.seed),)
         if self.image is None:
             scenes = load_gallery(assets / "gallery")
         elif Path(self.image).suffix.lower() == SUFFIX:

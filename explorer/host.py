@@ -19,6 +19,7 @@ from explorer.inbox import Inbox
 from explorer.keeper import Keeper
 from explorer.messages import (
     Begin,
+    Drawn,
     Failed,
     Frames,
     Progress,
@@ -98,6 +99,10 @@ class Host:
                 seed=begin.seed,
                 inverse_depth=begin.inverse_depth,
             )
+        if begin.picture is None:
+            first = chunk.frames[0]
+            assert first.inverse_depth is not None
+            self.pipe.send(Drawn(begin.flight, first.pixels, first.inverse_depth))
         used = self.inbox.steering
         flight = Flight(
             id=begin.flight,

@@ -17,7 +17,9 @@ class Begin:
     """To the engine: forget the flight, start one from this picture."""
 
     flight: int  # counts up; frames of an older flight are dropped
-    picture: NDArray[np.uint8]  # [Y, X, 3] RGB at the world's own size
+    picture: (
+        NDArray[np.uint8] | None
+    )  # [Y, X, 3] RGB at the world's own size; None: to be drawn from the words
     pose: Pose
     intrinsics: Intrinsics
     words: tuple[int, ...] | None = None
@@ -114,6 +116,15 @@ class Ready:
     chunk_frames: int
     memory: str
     refiner: bool = False  # whether there is a second stage
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """From the engine: the first picture of this flight, made of its words."""
+
+    flight: int
+    picture: NDArray[np.uint8]  # [Y, X, 3]
+    inverse_depth: NDArray[np.float16]  # [Y, X], 1/m, sky 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from explorer import protocol as wire
-from explorer.assets import Scene, assets_folder, load_gallery, photograph
+from explorer.assets import Scene, assets_folder, imagined, load_gallery, photograph
 from explorer.broadcast import Broadcast, BroadcastConfig
 from explorer.choice import WorldChoice
 from explorer.controls import SPEED_DEFAULT, Steering
@@ -34,7 +34,8 @@ class ServeOptions(WorldChoice):
     """Show a world in browsers: one person flies, everybody else watches."""
 
     image: Annotated[Path | None, arg(metavar="IMAGE", help_behavior_hint="")] = None
-    """a photograph or painting to begin with (PNG, JPEG, WebP); without it: the gallery"""
+    """a photograph or painting to begin with (PNG, JPEG, WebP); without it: in pocket a place drawn from the words of a
+    --prompt, else the gallery"""
     fov: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
     """horizontal field of view of the picture in degrees; default: from its EXIF data, else 64"""
     scene: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -82,6 +83,7 @@ def serve(options: ServeOptions, *, say: Callable[[str], None]) -> None:
     )
     try:
         spec = _loaded(session, say)
+        scenes = (_drawn(session, scenes[0], say), *scenes[1:])
         hands = RemoteHands()
         files |= thumbnails(scenes, spec.width, spec.height)
         broadcast = Broadcast(
@@ -201,8 +203,11 @@ def welcome(host: str, port: int) -> list[str]:
 
 
 def _scenes(options: ServeOptions, assets: Path) -> tuple[Scene, ...]:
-    """The gallery, with the scene to start in first, under the words of the prompt."""
-    return tuple(options.worded(scene) for scene in _ordered(options, assets))
+    """The gallery, with the scene to start in first, under the words of the prompt; these alone make one more."""
+    ordered = _ordered(options, assets)
+    if options.words_alone is not None and options.image is None and options.scene is None:
+        return (imagined(options.words_alone, fov=options.fov), *ordered)
+    return tuple(options.worded(scene) for scene in ordered)
 
 
 def _ordered(options: ServeOptions, assets: Path) -> tuple[Scene, ...]:
@@ -230,6 +235,20 @@ def _loaded(session: Session, say: Callable[[str], None]) -> Ready:
             say(f"{said} …")
         time.sleep(RESTING)
     return session.engine.spec
+
+
+def _drawn(session: Session, scene: Scene, say: Callable[[str], None]) -> Scene:
+    """The scene with its picture, which the engine draws where there are only words. Raises ValueError."""
+    if scene.drawn:
+        return scene
+    session.begin(scene)
+    say(f"{session.note} …")
+    while session.scene is not None and not session.scene.drawn:
+        session.tick(Steering(), now=time.perf_counter())
+        if session.stage == "failed":
+            raise ValueError(session.note)
+        time.sleep(FLYING)
+    return session.scene or scene
 
 
 def _open(broadcast: Broadcast) -> None:

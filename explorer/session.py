@@ -21,7 +21,7 @@ from explorer.controls import Steering
 from explorer.flight import read_intrinsics
 from explorer.history import History
 from explorer.latency import Journey, Latency
-from explorer.messages import Failed, Frames, Kept, Progress, Ready, Refused, Resting, Told
+from explorer.messages import Drawn, Failed, Frames, Kept, Progress, Ready, Refused, Resting, Told
 from explorer.pacer import Pacer, Shown
 from explorer.pilot import PilotState
 from explorer.predict import Flown, held_back, zoomed
@@ -31,6 +31,7 @@ from explorer.stats import Stats
 from explorer.teller import Teller
 from explorer.worker import PATIENCE, Chunk, EngineProcess
 
+FRAMES = "generating the first frames"
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "recovering", "failed"]
 FALLS = 5  # engines in a row that do not generate a chunk
 SLOWEST = 100e6  # bytes of a state that are read, checked and placed per second at the very least
@@ -114,7 +115,8 @@ class Session:
         if self.stage not in ("failed", "recovering") and (spec := self.engine.spec):
             assert self._pacer is not None
             self._pacer.clear()
-            self.stage, self.note = "waiting", "generating the first frames"
+            self.stage = "waiting"
+            self.note = FRAMES if scene.drawn else "drawing a first picture from the words"
             if scene.past is not None:
                 self._resume(self.history.go(0))
                 self.stats.reference(scene.past.picture)
@@ -264,6 +266,8 @@ class Session:
                 self.note = step
             case Ready(fps=fps):
                 self._loaded(fps)
+            case Drawn() if self.scene is not None:
+                self.scene, self.note = self.scene.shown(event.picture, event.inverse_depth), FRAMES
             case Resting():
                 self.stage = "resting"
             case Failed(why=why) if self._pacer is None:

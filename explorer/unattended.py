@@ -120,13 +120,13 @@ def fly_unattended(fly: Fly, *, size: tuple[int, int] | None) -> int:
         interrupted = False
         try:
             engine = open_engine(fly, assets, lambda step: bar.update(task, description=step))
-            bar.update(task, description="flying")
+            bar.update(task, description="flying" if flight.scene.drawn else "drawing a first picture")
             for done, frame in enumerate(islice(frames_of(engine, flight), flight.frames), start=1):
                 with disk_errors(recording):
                     recording.add(frame)
                 if done - 1 in wanted:
                     kept.append(frame.pixels)
-                bar.update(task, completed=done)
+                bar.update(task, completed=done, description="flying")
         except KeyboardInterrupt:
             interrupted = True
         except BaseException:

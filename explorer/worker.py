@@ -22,6 +22,7 @@ from engine.setup import Refining, Setup
 from explorer.host import serve
 from explorer.messages import (
     Begin,
+    Drawn,
     Failed,
     Frames,
     Kept,
@@ -56,7 +57,7 @@ class Chunk:
     made: Frames
 
 
-Event = Progress | Ready | Resting | Failed | Kept | Refused | Told | Chunk
+Event = Progress | Ready | Drawn | Resting | Failed | Kept | Refused | Told | Chunk
 
 
 class Outbox:
@@ -126,7 +127,7 @@ class EngineProcess:
 
     def begin(
         self,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | None,
         *,
         pose: Pose,
         intrinsics: Intrinsics,
@@ -134,7 +135,8 @@ class EngineProcess:
         seed: int = 0,
         inverse_depth: NDArray[np.float16] | None = None,
     ) -> None:
-        """Start a flight from a [Y, X, 3] picture at the world's size, with its depth [Y, X] where it is known.
+        """Start a flight from a [Y, X, 3] picture at the world's size, with its depth [Y, X] where it is known, or from
+        the words alone: then the picture that is drawn comes first, as `Drawn`.
 
         What was under way is dropped.
         """
@@ -237,9 +239,9 @@ class EngineProcess:
                 return []
             case Frames():
                 return [Chunk(self._copied(message), message)]
-            case Refused(flight=flight) if flight != self.flight:
+            case Refused(flight=flight) | Drawn(flight=flight) if flight != self.flight:
                 return []
-            case Progress() | Resting() | Failed() | Kept() | Refused() | Told():
+            case Progress() | Drawn() | Resting() | Failed() | Kept() | Refused() | Told():
                 return [message]
         raise AssertionError(f"unknown message {message!r}")
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from engine.checkpoint import read_config, save_module
 from engine.conditioning import condition_clip
 from engine.config import as_record
+from engine.dream import LEVELS
 from engine.generator import Generator
 from engine.model import Block, WorldModel
-from engine.train.distill import GAP, DistillRun, DistillTraining, Look, health
+from engine.train.distill import FIRSTS, GAP, DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
 from engine.train.judge import (
     BANDS,
@@ -140,7 +141,7 @@ def test_what_is_compiled_beside_is_what_a_run_calls(
     going, beside = kind(options, CPU), kind(replace(options, warm_only=True), CPU)  # type: ignore[arg-type]
     assert len(beside.model.blocks) <= len(going.model.blocks)
     going.make_up()
-    needed = called(going, [lambda: going.step(0, 0.9)])
+    needed = called(going, [lambda: going.step(0, 0.9), lambda: going.step(FIRSTS - 1, 0.9)])
     compiled = called(beside, beside.warmings())
     assert needed <= compiled, needed - compiled
 
@@ -148,7 +149,7 @@ def test_what_is_compiled_beside_is_what_a_run_calls(
 def test_processes_beside_come_to_an_end(pocket: Path, tmp_path: Path) -> None:
     options = DistillTraining(**small(pocket, tmp_path), rollout=2)  # type: ignore[arg-type]
     processes = compilers(DistillRun(options, CPU))
-    assert len(processes) == 4
+    assert len(processes) == 5
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
@@ -211,6 +212,30 @@ def test_frames_made_anew_are_those_of_a_flight(pocket: Path, tmp_path: Path) ->
     assert all(not g.any() for g in grads)
     x.sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in student.model.final_layer.linear.parameters())
+
+
+def test_first_pictures_are_those_that_words_make(pocket: Path, tmp_path: Path) -> None:
+    """The sampler with gradient against the one that draws, under half of the words of what is true."""
+    student = Distill(DistillTraining(**small(pocket, tmp_path)), CPU)  # type: ignore[arg-type]
+    student.fill()
+    student.pool.words[:] = torch.randint(1, 40, student.pool.words.shape, generator=seeded(1))
+    batch, cond, noise = student.beginnings(seeded(0))
+    assert batch.latents.shape == noise.shape == (12, *student.pool.moving.shape[2:3], 1, 10, 16)
+    told = (batch.words > 0).float().mean()
+    assert 0.3 < told < 0.7
+    made = student.made_first(batch.words, cond, noise)
+    drawn = Generator(student.model, levels=LEVELS).first(noise, text=batch.words, cond=cond)
+    assert relative(made.detach(), drawn) < 1e-4
+    made.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.model.final_layer.linear.parameters())
+
+
+def test_every_sixth_step_is_about_first_pictures(pocket: Path, tmp_path: Path) -> None:
+    student = Distill(DistillTraining(**small(pocket, tmp_path)), CPU)  # type: ignore[arg-type]
+    student.fill()
+    losses = [student.step(step, 0.5) for step in range(FIRSTS)]
+    assert [any(name.startswith("first ") for name in x) for x in losses] == [False] * (FIRSTS - 1) + [True]
+    assert all(torch.isfinite(value) for x in losses for value in x.values())
 
 
 def test_every_part_of_a_flight_holds_frames_that_the_teacher_was_asked_for(

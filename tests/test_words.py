@@ -28,6 +28,10 @@ def test_the_vocabulary_fits_the_model() -> None:
         ("mushrooms at night", ["mushrooms", "night", "", "mushroom"]),
         ("crystals on a glacier", ["glacier", "", "", "crystal"]),
         ("islands", ["islands"]),
+        ("lavender field at sunset", ["lavender", "sunset"]),
+        ("autumn forest", ["autumn", "", "", "tree"]),
+        ("snowy forest with pines", ["snow", "", "", "tree", "pine"]),
+        ("forest", ["forest"]),
         ("", []),
     ],
 )
@@ -45,6 +49,8 @@ def test_every_word_is_understood() -> None:
     [
         ("purple dragon at dusk", "unknown words purple, dragon: known are biomes meadow"),
         ("dawn and dusk", "two time words, dawn and dusk"),
+        ("forest in the desert on islands", "two biome words, desert and islands"),
+        ("forest meadow", "two biome words, forest and meadow"),
         ("tree pine rock house gate arch", "6 things"),
     ],
 )

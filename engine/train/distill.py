@@ -8,6 +8,8 @@ to what the model it began as makes of the same noise in many steps, which is a 
 judge pushes them to where it takes them for true ones, and must be calm: a little noise may not change its mind. And
 whatever they invent should look like the truth along their way as a whole, in colours and in how much there is to see:
 without that, ground that was green is pink after five minutes.
+
+Now and then a step is about pictures that nothing came before, made of words alone: what `engine/dream.py` begins with.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.conditioning import Conditioning, condition_clip
+from engine.dream import LEVELS as FIRST_LEVELS
 from engine.generator import Generator
 from engine.model import WorldModel
 from engine.schedule import add_noise, euler, steps, timestep
@@ -41,6 +44,8 @@ RAMP = (
 GAP = 3  # frames from one made anew to the next: most of what they see is flight, and others need no teacher
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
 STILL_PUSHED = 0.1  # least weight of judge and style in a cell: what the truth settles hardly needs them
+FIRSTS = 6  # of so many steps one is about first pictures
+UNSAID = 0.5  # of their words: nobody names all there is to see
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 SHAKE = 0.1  # standard deviation of the noise under which the judge's score of a true frame should stay what it was
@@ -146,6 +151,13 @@ class DistillRun(RolloutRun):
         self.freshen(step)
         self.fly(step, o.rollout, frames=o.chunks + 1)
         generator = self.host.generator(o.seed, step)
+        if self.many is not None and step % FIRSTS == FIRSTS - 1:
+            return self.learn_firsts(self.many, generator, fraction)
+        return self.learn_flights(step, generator, fraction)
+
+    def learn_flights(self, step: int, generator: torch.Generator, fraction: float) -> Mapping[str, Tensor]:
+        """Make some frames of some flights anew, and follow what is said of them."""
+        o = self.options
         shelf = self.shelf.cut(self.part(step), o.frames)
         batch, own, flown = shelf.draw(o.batch, generator=generator, trust=o.trust)
         frames = shelf.taught
@@ -162,14 +174,7 @@ class DistillRun(RolloutRun):
         rows = torch.tensor([[b * len(frames) + i for i in shown] for b in range(o.batch)]).flatten()
         rows = rows.to(made.device)
         look = Look(batch, [frames[i] for i in shown], cond, generator)
-
-        real, fake, shaken = look(
-            self.judge, true[rows], made.detach()[rows], shake(true[rows], generator=generator)
-        )
-        verdict, unrest = hinge_judge(real, fake), gradient_penalty(real, shaken)
-        (verdict + o.calm * unrest).backward()
-        nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
-        self.critic.step(fraction)
+        verdict, unrest = self.learn_to_judge(look, true[rows], made.detach()[rows], generator, fraction)
 
         leaf = made.detach().requires_grad_()
         regression, (scores,) = distance(leaf, true, sure), look(self.judge, leaf[rows])
@@ -180,8 +185,7 @@ class DistillRun(RolloutRun):
         pull, turn, push = (torch.autograd.grad(x, leaf)[0] for x in (regression, astray, fooled))
         heard = (1 - settled).clamp_min(STILL_PUSHED).unsqueeze(1)
         pull, push = pull + o.style * heard * turn, heard * push
-        say = min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
-        made.backward(blended(pull, push, o.adversary * say))
+        made.backward(blended(pull, push, self.say(fraction)))
         self.learn(fraction)
         losses = {
             "regression": regression,
@@ -196,6 +200,67 @@ class DistillRun(RolloutRun):
             "new": (1 - sure).mean(),
             "open": (1 - settled).mean(),
         }
+
+    def learn_firsts(
+        self, teacher: Generator, generator: torch.Generator, fraction: float
+    ) -> Mapping[str, Tensor]:
+        """Make pictures of words, and follow what is said of them: the teacher knows what, the judge how crisp.
+
+        The truth is what is to be seen under the same words, somewhere else.
+        """
+        batch, cond, noise = self.beginnings(generator)
+        taught = teacher.first(noise, text=batch.words, cond=cond)
+        made, true = self.made_first(batch.words, cond, noise), batch.latents.float()
+        look = Look(batch, [0], cond, generator)
+        verdict, unrest = self.learn_to_judge(look, true, made.detach(), generator, fraction)
+        leaf = made.detach().requires_grad_()
+        regression = distance(leaf, taught, torch.ones_like(leaf[:, 0]))
+        (scores,) = look(self.judge, leaf)
+        fooled = hinge_fool(scores)
+        pull, push = (torch.autograd.grad(x, leaf)[0] for x in (regression, fooled))
+        made.backward(blended(pull, push, self.say(fraction)))
+        self.learn(fraction)
+        losses = {"regression": regression, "judge": verdict, "unrest": unrest, "fooled": fooled}
+        return {f"first {n}": x for n, x in {**losses, **health(leaf.detach(), true)}.items()}
+
+    def learn_to_judge(
+        self, look: Look, true: Tensor, made: Tensor, generator: torch.Generator, fraction: float
+    ) -> tuple[Tensor, Tensor]:
+        """Let the judge tell frames [N, C, 1, h, w] apart. Returns its loss, and how much a little noise changes its mind."""
+        real, fake, shaken = look(self.judge, true, made, shake(true, generator=generator))
+        verdict, unrest = hinge_judge(real, fake), gradient_penalty(real, shaken)
+        (verdict + self.options.calm * unrest).backward()
+        nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
+        self.critic.step(fraction)
+        return verdict, unrest
+
+    def say(self, fraction: float) -> float:
+        """How long the judge's gradient is, in lengths of the pull."""
+        return self.options.adversary * min(1.0, max(0.0, (fraction - RAMP[0]) / (RAMP[1] - RAMP[0])))
+
+    def beginnings(self, generator: torch.Generator) -> tuple[Batch, Conditioning, Tensor]:
+        """True pictures with some of their words, their cameras, and noise: as many as the judge sees in any step."""
+        count = self.options.batch * SHOWN
+        drawn = self.pool.draw(count, 2, generator=generator)
+        said = torch.rand(drawn.words.shape, device=drawn.words.device, generator=generator) >= UNSAID
+        batch = Batch(
+            latents=drawn.latents[:, :, :1],
+            poses=drawn.poses[:, :1],
+            intrinsics=drawn.intrinsics[:, :1],
+            words=drawn.words * said,
+        )
+        cond = condition_clip(batch.poses, batch.intrinsics, grid=self.learner.grid, config=self.model.config)
+        noise = torch.randn(batch.latents.shape, device=self.host.device, generator=generator)
+        return batch, cond, noise
+
+    def made_first(self, words: Tensor, cond: Conditioning, noise: Tensor) -> Tensor:
+        """Pictures [N, C, 1, h, w] fp32 that nothing came before, made of noise by the sampler, with gradient."""
+        x, dtype = noise, torch.bfloat16 if noise.is_cuda else noise.dtype
+        for level, target in steps(FIRST_LEVELS):
+            levels = x.new_full((len(x), 1), timestep(level) / 1000)
+            flow = self.learner.flow(x.to(dtype), levels, words, cond)
+            x = euler(x, flow.float(), level=level, target=target)
+        return x
 
     def astray(self, made: Tensor, true: Tensor, frames: int) -> Tensor:
         """How far the flights have gone from the style of the true frames along the same poses."""
@@ -254,7 +319,14 @@ class DistillRun(RolloutRun):
 
     def warmings(self) -> tuple[Callable[[], None], ...]:
         looks = partial(self.warm_judge, kinds=3), partial(self.warm_judge, kinds=1)
-        return (self.warm_flights, self.warm_student, *looks)
+        return (self.warm_flights, self.warm_student, self.warm_firsts, *looks)
+
+    def warm_firsts(self) -> None:
+        self.make_up()
+        batch, cond, noise = self.beginnings(self.host.generator(0, 0))
+        if self.many is not None:
+            self.many.first(noise, text=batch.words, cond=cond)
+        self.made_first(batch.words, cond, noise).sum().backward()
 
     def warm_student(self) -> None:
         batch, own, flown, cond = self._nothing_flown()

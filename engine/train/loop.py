@@ -77,7 +77,7 @@ class Loop:
     parts: Mapping[str, Stateful]
     step: int = 0
     elapsed: float = 0.0  # seconds, of all runs
-    _losses: dict[str, Tensor] = field(default_factory=dict)
+    _losses: dict[str, list[Tensor]] = field(default_factory=dict)  # since the last report
 
     @property
     def path(self) -> Path:
@@ -139,9 +139,9 @@ class Loop:
         return fraction, bool(stopping)
 
     def _collect(self, losses: Mapping[str, Tensor]) -> None:
-        """Sum losses on the device: nobody waits for a number before it is reported."""
+        """Keep losses on the device: nobody waits for a number before it is reported."""
         for name, value in losses.items():
-            self._losses[name] = self._losses.get(name, 0) + value.detach()
+            self._losses.setdefault(name, []).append(value.detach())
 
     def _now_and_then(
         self,
@@ -159,11 +159,11 @@ class Loop:
             self.save()
 
     def _report(self, report: Callable[[str, float], None], clock: _Clock, fraction: float) -> None:
-        """Mean losses and speed since the last report, as a line and in metrics."""
+        """Mean losses, of the steps that had them, and speed since the last report, as a line and in metrics."""
         count, seconds = clock.since_report(self.step)
         if not count:
             return
-        losses = {name: float(total) / count for name, total in self._losses.items()}
+        losses = {name: float(torch.stack(values).mean()) for name, values in self._losses.items()}
         self._losses = {}
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
