@@ -32,6 +32,8 @@ World Explorer turns one picture into a place you fly through.
 Try first:
   explorer fly                    choose a scene and fly
   explorer fly photo.jpg          fly into a photograph of yours
+  explorer fly --prompt "snowy pines at dusk"
+                                  fly into a place made of your words
   explorer fly my.world           go on with a flight saved by F5
   explorer serve                  fly in a browser, others may watch
   explorer kiosk --example        a demo station that runs by itself: its settings, to begin with

@@ -35,6 +35,7 @@ FRAMES = "generating the first frames"
 Stage = Literal["loading", "ready", "waiting", "flying", "resting", "recovering", "failed"]
 FALLS = 5  # engines in a row that do not generate a chunk
 SLOWEST = 100e6  # bytes of a state that are read, checked and placed per second at the very least
+DRAWING = 60.0  # seconds that a first picture from words may take on a machine that is busy or slow; usual: 2
 SLOWER = 8.0  # times a usual chunk that one may take before the engine is believed to hang
 ASLEEP = 1.0  # seconds between two ticks: longer, and it was the window that slept
 LONGEST = 0.25  # seconds between two ticks that the pilot flies: a window that was held up does not run away
@@ -84,7 +85,7 @@ class Session:
         self._singles, self._asked = 0, False  # frames asked for one by one, and whether of the engine
         self._last_tick = self._awake = 0.0
         self._land()
-        self._opening = 0.0  # seconds that reading the last state may take
+        self._opening = 0.0  # seconds that reading the last state, or drawing the first picture, may take
         self.patience = PATIENCE  # seconds until an engine that does nothing is believed to hang
 
     def _resume(self, path: Path) -> None:
@@ -122,6 +123,7 @@ class Session:
                 self.stats.reference(scene.past.picture)
                 self._lens = read_intrinsics(scene.past.record)
                 return
+            self._opening = 0.0 if scene.drawn else DRAWING
             start = scene.start(spec.width, spec.height)
             self._lens = start["intrinsics"]
             self.engine.begin(**start)
@@ -268,6 +270,7 @@ class Session:
                 self._loaded(fps)
             case Drawn() if self.scene is not None:
                 self.scene, self.note = self.scene.shown(event.picture, event.inverse_depth), FRAMES
+                self._opening = 0.0
             case Resting():
                 self.stage = "resting"
             case Failed(why=why) if self._pacer is None:
