@@ -17,6 +17,7 @@ from engine.warp import NEAR, Sources, between, centres, project
 
 CELLS = (10, 16)  # rows and columns in which coverage is counted
 FINE = 2  # points per cell and axis where pictures compete for a view, so that what is magnified has no gaps
+LONE = 5  # pixels: what stands out and is narrower than this both across and down is not remembered
 TOUCH = 5  # pixels: side of the square around sky in which nothing else may be
 WORTH = 1.0  # cells: a picture that adds less is left out
 
@@ -116,6 +117,7 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
     what was remembered right. It stands where a picture saw something farther: of the first picture and the two newest
     keyframes, those that show that place no more often redrawn decide, however little nearer it is: ground that creeps up
     to the camera goes too, and is found where it was first seen. What they saw beyond `clear` may have been haze.
+    What stands alone then before all that is around it goes too, for it is a rest of something gone by.
     Sky goes that touches a thing, for it has something of its colour, and would carry outlines of it about for ever.
     Source of the idea: space carving, Kutulakos and Seitz 2000.
     """
@@ -136,10 +138,22 @@ def carved(frame: Sources, kept: Sources, *, config: MemoryConfig = MEMORY) -> S
     seen = F.max_pool2d(depth, 3, 1, 1).flatten(2).gather(2, at)  # the nearest of 3×3 pixels
     older = kept.generation[flight, slots].flatten(2).gather(2, at) <= frame.generation.flatten(2)
     through = (expected > seen + config.sky) & (expected > 1 / config.clear)
-    gone = (ahead & older & (seen >= 0) & through).any(dim=1).view_as(frame.inverse_depth)
-    touched = F.max_pool2d(frame.inverse_depth.float(), TOUCH, 1, TOUCH // 2) > 1 / config.clear
-    gone |= touched & (frame.inverse_depth <= config.sky)
-    return replace(frame, inverse_depth=frame.inverse_depth.masked_fill(gone, -1.0))
+    image = frame.inverse_depth[:, 0].float()
+    gone = (ahead & older & (seen >= 0) & through).any(dim=1).view_as(image)
+    left = image.masked_fill(gone, -1.0)
+    gone |= left * (1 - config.tolerance) - config.sky > _around(left, LONE)
+    touched = F.max_pool2d(image, TOUCH, 1, TOUCH // 2) > 1 / config.clear
+    gone |= touched & (image <= config.sky)
+    return replace(frame, inverse_depth=frame.inverse_depth.masked_fill(gone[:, None], -1.0))
+
+
+def _around(d: Tensor, side: int) -> Tensor:
+    """d [N, Y, X] with its peaks taken down that are narrower than `side` both across and down: not poles, nor wires."""
+    lines = ((1, side), (0, side // 2)), ((side, 1), (side // 2, 0))
+    low = (
+        F.max_pool2d(-F.max_pool2d(-d[:, None], line, 1, half), line, 1, half)[:, 0] for line, half in lines
+    )
+    return torch.maximum(*low)
 
 
 def _least_missed(kept: Sources, frame: Sources) -> Tensor:

@@ -118,6 +118,18 @@ def test_what_a_picture_saw_through_is_not_remembered(
     assert torch.equal(left, expected)
 
 
+def test_what_stands_alone_is_not_remembered() -> None:
+    kept, seen = begin(frame(0, turned(180))).kept, frame(8, turned(0), d=0.02)
+    d = seen.inverse_depth
+    d[0, 0, 20:140, 40:42] = 0.1  # a pole
+    d[0, 0, 60:100, 100:140] = 0.1  # a thing
+    d[0, 0, 110:114, 200:203] = 0.021  # ground that is not quite even
+    d[0, 0, 20:24, 200:203] = 0.1
+    expected = d.clone()
+    expected[0, 0, 20:24, 200:203] = -1
+    assert torch.equal(carved(seen, kept).inverse_depth, expected)
+
+
 def test_sky_that_touches_a_thing_is_not_remembered() -> None:
     kept, seen = begin(frame(0, turned(180))).kept, frame(8, turned(0), d=0.0)
     seen.inverse_depth[0, 0, 40:, 100:120] = 0.1  # a trunk
