@@ -415,7 +415,7 @@ def carry_out(kind: type[Training], options: RunOptions) -> None:
 def compiling(run: Training) -> Iterator[None]:
     """Compile beside the body, a process for each part: what they leave on disk the run finds. Their failure costs only time."""
     o, here = run.options, run.host
-    if not (o.compile and here.leads and here.device.type == "cuda"):
+    if not (o.compile and here.device.type == "cuda"):
         yield
         return
     beside = compilers(run)
