@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engine.config import as_record
 from engine.dream import LEVELS
 from engine.generator import Generator
 from engine.model import Block, WorldModel
-from engine.train.distill import FIRSTS, GAP, DistillRun, DistillTraining, Look, health
+from engine.train.distill import GAP, DistillRun, DistillTraining, Look, health
 from engine.train.host import Host
 from engine.train.judge import (
     BANDS,
@@ -135,13 +136,14 @@ def test_what_is_compiled_beside_is_what_a_run_calls(
                 part()
         return seen
 
-    given = small(pocket, tmp_path) | dict(chunks=7, frames=5, fly_every=1, flights=3)
-    more = dict(rollout=6) if kind is DistillRun else dict(rollout=(6, 6))
+    given = small(pocket, tmp_path) | dict(chunks=7, frames=5, fly_every=2, flights=3)
+    more = dict(rollout=6, firsts=2) if kind is DistillRun else dict(rollout=(6, 6))
     options = (DistillTraining if kind is DistillRun else LongTraining)(**given, **more)  # type: ignore[arg-type]
     going, beside = kind(options, CPU), kind(replace(options, warm_only=True), CPU)  # type: ignore[arg-type]
     assert len(beside.model.blocks) <= len(going.model.blocks)
     going.make_up()
-    needed = called(going, [lambda: going.step(0, 0.9), lambda: going.step(FIRSTS - 1, 0.9)])
+    steps = range(2 if kind is DistillRun else 1)  # the second is about first pictures
+    needed = called(going, [partial(going.step, step, 0.9) for step in steps])
     compiled = called(beside, beside.warmings())
     assert needed <= compiled, needed - compiled
 
@@ -149,7 +151,7 @@ def test_what_is_compiled_beside_is_what_a_run_calls(
 def test_processes_beside_come_to_an_end(pocket: Path, tmp_path: Path) -> None:
     options = DistillTraining(**small(pocket, tmp_path), rollout=2)  # type: ignore[arg-type]
     processes = compilers(DistillRun(options, CPU))
-    assert len(processes) == 5
+    assert len(processes) == 4
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
@@ -161,7 +163,7 @@ def test_resumed_equals_uninterrupted(kind: type[Long] | type[Distill], pocket: 
         given = small(pocket, tmp_path / name)
         if kind is Long:
             return LongTraining(**given, rollout=(1, 2))  # type: ignore[arg-type]
-        return DistillTraining(**given, rollout=2)  # type: ignore[arg-type]
+        return DistillTraining(**given, rollout=2, firsts=2)  # type: ignore[arg-type]
 
     straight = run(kind, options("a"))
     with pytest.raises(SystemExit):
@@ -230,12 +232,23 @@ def test_first_pictures_are_those_that_words_make(pocket: Path, tmp_path: Path) 
     assert all(p.grad is not None and p.grad.any() for p in student.model.final_layer.linear.parameters())
 
 
-def test_every_sixth_step_is_about_first_pictures(pocket: Path, tmp_path: Path) -> None:
-    student = Distill(DistillTraining(**small(pocket, tmp_path)), CPU)  # type: ignore[arg-type]
+def test_every_so_many_steps_one_is_about_first_pictures_before_a_judge_of_their_own(
+    pocket: Path, tmp_path: Path
+) -> None:
+    student = Distill(DistillTraining(**small(pocket, tmp_path), firsts=3), CPU)  # type: ignore[arg-type]
     student.fill()
-    losses = [student.step(step, 0.5) for step in range(FIRSTS)]
-    assert [any(name.startswith("first ") for name in x) for x in losses] == [False] * (FIRSTS - 1) + [True]
-    assert all(torch.isfinite(value) for x in losses for value in x.values())
+    assert student.court_of_firsts is not None
+    courts = student.court, student.court_of_firsts
+    for about in ("flights", "flights", "firsts"):
+        before = [[p.clone() for p in court.judge.parameters()] for court in courts]
+        losses = student.step({"flights": 0, "firsts": 2}[about], 0.5)
+        moved = [
+            any(not torch.equal(a, b) for a, b in zip(old, court.judge.parameters(), strict=True))
+            for old, court in zip(before, courts, strict=True)
+        ]
+        assert moved == [about == "flights", about == "firsts"]
+        assert all(name.startswith("first ") == (about == "firsts") for name in losses)
+        assert all(torch.isfinite(value) for value in losses.values())
 
 
 def test_every_part_of_a_flight_holds_frames_that_the_teacher_was_asked_for(

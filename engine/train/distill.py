@@ -9,7 +9,8 @@ judge pushes them to where it takes them for true ones, and must be calm: a litt
 whatever they invent should look like the truth along their way as a whole, in colours and in how much there is to see:
 without that, ground that was green is pink after five minutes.
 
-Now and then a step is about pictures that nothing came before, made of words alone: what `engine/dream.py` begins with.
+With --firsts a step now and then is about pictures that nothing came before, made of words alone: what `engine/dream.py`
+draws. They have a judge of their own: one that saw both told nothing apart after sixty steps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +46,7 @@ RAMP = (
 GAP = 3  # frames from one made anew to the next: most of what they see is flight, and others need no teacher
 BEGINNINGS = 0.4  # share of steps that see flights from their first picture on; the others any part of them
 STILL_PUSHED = 0.1  # least weight of judge and style in a cell: what the truth settles hardly needs them
-FIRSTS = 6  # of so many steps one is about first pictures
-UNSAID = 0.5  # of their words: nobody names all there is to see
+UNSAID = 0.5  # of the words of first pictures: nobody names all there is to see
 SHOWN = 6  # frames of each clip that the judge sees a step: always as many, so that compiled code fits
 JUDGED = 0.5  # frames are judged under noise of up to this level, mostly under little
 SHAKE = 0.1  # standard deviation of the noise under which the judge's score of a true frame should stay what it was
@@ -91,6 +92,8 @@ class DistillTraining(RolloutOptions):
     """learning rate of the model"""
     judge_rate: float = 2e-4
     """learning rate of the judge"""
+    firsts: int = 0
+    """of so many steps one is about first pictures made of words; 0: none. Not proven yet"""
     calm: float = 2.0
     """weight of the judge's calm: 0 lets it tell true from made by whatever it finds, 100 lets it tell nothing"""
 
@@ -98,6 +101,8 @@ class DistillTraining(RolloutOptions):
         RolloutOptions.__post_init__(self)
         if self.rollout < 1:
             raise ValueError(f"rollout={self.rollout}: flights have at least 1 chunk")
+        if self.firsts and (self.firsts < 2 or not self.teacher):
+            raise ValueError(f"firsts={self.firsts}: at least 2, and there must be a teacher, or 0 for none")
         falls(self.levels, "levels")
         if self.teacher:
             falls(self.teacher, "teacher")
@@ -122,17 +127,22 @@ class DistillRun(RolloutRun):
     def __init__(self, options: DistillTraining, host: Host) -> None:
         self.optim = OptimConfig(adam=options.rate, betas=(0.5, 0.95), warmup=0.03, decay=0.4)
         super().__init__(options, host)
-        self.judge = Judge(self.ema.module).train()
-        host.share_weights(self.judge)
-        critic = OptimConfig(adam=options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
-        self.critic = Optimiser(self.judge, critic, adam=lambda name: True)
+        self.court = self.judging()
+        self.court_of_firsts = self.judging() if options.firsts else None
         self.many: Generator | None = None
-        if options.compile and host.device.type == "cuda":
-            for block in self.judge.trunk.blocks:
-                block.compile(dynamic=False)
         if options.teacher:
             frozen = self.started(stored_world(options.taught_by or options.init))
             self.many = self.flying(frozen, levels=options.teacher)
+
+    def judging(self) -> Court:
+        """A new judge."""
+        judge = Judge(self.ema.module).train()
+        self.host.share_weights(judge)
+        if self.options.compile and self.host.device.type == "cuda":
+            for block in judge.trunk.blocks:
+                block.compile(dynamic=False)
+        learns = OptimConfig(adam=self.options.judge_rate, betas=(0.5, 0.95), warmup=0.02, decay=0.3)
+        return Court(judge, Optimiser(judge, learns, adam=lambda name: True), self.options.calm)
 
     def built(self) -> WorldModel:
         return stored_world(self.options.init, levels=self.options.levels)
@@ -144,15 +154,16 @@ class DistillRun(RolloutRun):
         return True
 
     def parts(self) -> dict[str, Stateful]:
-        return {**super().parts(), "judge": self.judge, "critic": self.critic}
+        both = {"judge": self.court, "judge of firsts": self.court_of_firsts}
+        return {**super().parts(), **{name: court for name, court in both.items() if court is not None}}
 
     def step(self, step: int, fraction: float) -> Mapping[str, Tensor]:
         o = self.options
         self.freshen(step)
         self.fly(step, o.rollout, frames=o.chunks + 1)
         generator = self.host.generator(o.seed, step)
-        if self.many is not None and step % FIRSTS == FIRSTS - 1:
-            return self.learn_firsts(self.many, generator, fraction)
+        if self.many is not None and self.court_of_firsts is not None and step % o.firsts == o.firsts - 1:
+            return self.learn_firsts(self.many, self.court_of_firsts, generator, fraction)
         return self.learn_flights(step, generator, fraction)
 
     def learn_flights(self, step: int, generator: torch.Generator, fraction: float) -> Mapping[str, Tensor]:
@@ -174,10 +185,10 @@ class DistillRun(RolloutRun):
         rows = torch.tensor([[b * len(frames) + i for i in shown] for b in range(o.batch)]).flatten()
         rows = rows.to(made.device)
         look = Look(batch, [frames[i] for i in shown], cond, generator)
-        verdict, unrest = self.learn_to_judge(look, true[rows], made.detach()[rows], generator, fraction)
+        verdict, unrest = self.court.learn(look, true[rows], made.detach()[rows], generator, fraction)
 
         leaf = made.detach().requires_grad_()
-        regression, (scores,) = distance(leaf, true, sure), look(self.judge, leaf[rows])
+        regression, (scores,) = distance(leaf, true, sure), look(self.court.judge, leaf[rows])
         fooled = hinge_fool(scores)
         if flown.taught is not None:
             regression = regression + distance(leaf, single(flown.taught.float(), frames), 1 - sure)
@@ -202,7 +213,7 @@ class DistillRun(RolloutRun):
         }
 
     def learn_firsts(
-        self, teacher: Generator, generator: torch.Generator, fraction: float
+        self, teacher: Generator, court: Court, generator: torch.Generator, fraction: float
     ) -> Mapping[str, Tensor]:
         """Make pictures of words, and follow what is said of them: the teacher knows what, the judge how crisp.
 
@@ -212,27 +223,16 @@ class DistillRun(RolloutRun):
         taught = teacher.first(noise, text=batch.words, cond=cond)
         made, true = self.made_first(batch.words, cond, noise), batch.latents.float()
         look = Look(batch, [0], cond, generator)
-        verdict, unrest = self.learn_to_judge(look, true, made.detach(), generator, fraction)
+        verdict, unrest = court.learn(look, true, made.detach(), generator, fraction)
         leaf = made.detach().requires_grad_()
         regression = distance(leaf, taught, torch.ones_like(leaf[:, 0]))
-        (scores,) = look(self.judge, leaf)
+        (scores,) = look(court.judge, leaf)
         fooled = hinge_fool(scores)
         pull, push = (torch.autograd.grad(x, leaf)[0] for x in (regression, fooled))
         made.backward(blended(pull, push, self.say(fraction)))
         self.learn(fraction)
         losses = {"regression": regression, "judge": verdict, "unrest": unrest, "fooled": fooled}
         return {f"first {n}": x for n, x in {**losses, **health(leaf.detach(), true)}.items()}
-
-    def learn_to_judge(
-        self, look: Look, true: Tensor, made: Tensor, generator: torch.Generator, fraction: float
-    ) -> tuple[Tensor, Tensor]:
-        """Let the judge tell frames [N, C, 1, h, w] apart. Returns its loss, and how much a little noise changes its mind."""
-        real, fake, shaken = look(self.judge, true, made, shake(true, generator=generator))
-        verdict, unrest = hinge_judge(real, fake), gradient_penalty(real, shaken)
-        (verdict + self.options.calm * unrest).backward()
-        nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
-        self.critic.step(fraction)
-        return verdict, unrest
 
     def say(self, fraction: float) -> float:
         """How long the judge's gradient is, in lengths of the pull."""
@@ -319,7 +319,8 @@ class DistillRun(RolloutRun):
 
     def warmings(self) -> tuple[Callable[[], None], ...]:
         looks = partial(self.warm_judge, kinds=3), partial(self.warm_judge, kinds=1)
-        return (self.warm_flights, self.warm_student, self.warm_firsts, *looks)
+        firsts = (self.warm_firsts,) if self.options.firsts else ()
+        return (self.warm_flights, self.warm_student, *firsts, *looks)
 
     def warm_firsts(self) -> None:
         self.make_up()
@@ -339,7 +340,7 @@ class DistillRun(RolloutRun):
         shown = [0] * SHOWN
         frames = single(batch.latents.float(), shown).requires_grad_(kinds == 1)
         look = Look(batch, shown, cond, self.host.generator(0, 0))
-        torch.cat(look(self.judge, *[frames] * kinds)).sum().backward()
+        torch.cat(look(self.court.judge, *[frames] * kinds)).sum().backward()
 
     def _nothing_flown(self) -> tuple[Batch, SelfMade, Flown, Conditioning]:
         """Flights of nothing."""
@@ -354,6 +355,31 @@ class DistillRun(RolloutRun):
         grid = self.learner.grid
         cond = condition_clip(batch.poses, batch.intrinsics, grid=grid, config=self.model.config)
         return batch, own, flown, cond
+
+
+class Court:
+    """A judge, and how it learns."""
+
+    def __init__(self, judge: Judge, critic: Optimiser, calm: float) -> None:
+        self.judge, self.critic, self.calm = judge, critic, calm
+
+    def learn(
+        self, look: Look, true: Tensor, made: Tensor, generator: torch.Generator, fraction: float
+    ) -> tuple[Tensor, Tensor]:
+        """Tell frames [N, C, 1, h, w] apart. Returns its loss, and how much a little noise changes its mind."""
+        real, fake, shaken = look(self.judge, true, made, shake(true, generator=generator))
+        verdict, unrest = hinge_judge(real, fake), gradient_penalty(real, shaken)
+        (verdict + self.calm * unrest).backward()
+        nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
+        self.critic.step(fraction)
+        return verdict, unrest
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"judge": self.judge.state_dict(), "critic": self.critic.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.judge.load_state_dict(state["judge"])
+        self.critic.load_state_dict(state["critic"])
 
 
 class Look:
