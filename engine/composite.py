@@ -8,8 +8,9 @@ which light, which is all it is needed for where something is remembered, and th
 with low(e) the mean of e over cells of `BROAD` pixels, drawn between, less the share of a cell that is seen at first hand:
 hardly redrawn since it was first seen, and from hardly farther than now. There the memory knows the light too. The weight w
 falls where the memory has stretched or often redrawn what it shows, and where the two disagree even in the mean of small
-cells: there the model has found something else to be true. It falls too where the sky changes from one picture to another,
-so that two lights meet softly and not along a line. Depth is taken from the memory, so that places stay where they are,
+cells: there the model has found something else to be true. It falls too where one picture ends and another begins, if the
+two differ in light: a patchwork of hazes, each seen from elsewhere, is no detail. In the sky it falls well beyond there, so
+that no strip of one light is left standing between two others. Depth is taken from the memory, so that places stay where they are,
 unless what was redrawn before contradicts the decoder outright: a rest of sky at the distance of a tree, say. There the
 decoder is right, in colour too, or torn rests would be drawn again and again.
 """
@@ -34,7 +35,13 @@ APART, FAR = (
     0.5,
     0.004,
 )  # inverse depths contradict if they differ by this share of the larger and by this, 1/m
-JUMP = 0.03  # of magnification, in a narrow cell of sky, from one picture to another
+JUMP = 0.03  # of magnification, in a narrow cell of sky, from one picture to another; generations tell pictures apart too
+TORN, TORN_ABOVE = (
+    0.06,
+    0.03,
+)  # mean difference of a narrow cell from its broad one, beside a border, for 1/e; in the sky
+BESIDE, ABOVE = 3, 7  # narrow cells: side of the square around a border in which it counts; in the sky
+OLD = 4  # generations: where nothing is as old, there are no borders to speak of; the sky has some from the first
 REDRAWN = 2  # generations from which a memory that contradicts the decoder is wrong
 
 
@@ -51,11 +58,13 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     cells = _sums(e, NARROW), _sums(known, NARROW)
     fresh = _sums(known * _falling(size, CLOSE) * _falling(age, FRESH), NARROW)
     light, all_known, fresh = (_sums(x, BROAD // NARROW) for x in (*cells, fresh))
-    light = _mean(light, all_known) * (1 - _mean(fresh, all_known))
-    off = _mean(*cells).abs().mean(dim=1, keepdim=True)
+    mean, light = _mean(*cells), _mean(light, all_known)
+    off = mean.abs().mean(dim=1, keepdim=True)
+    rough = (mean - _each(light, mean)).abs().mean(dim=1, keepdim=True)
+    light = light * (1 - _mean(fresh, all_known))
     sky = known * (seen.inverse_depth.flatten(0, 1)[:, None] <= MEMORY.sky)
-    seam = (_spread(size, sky) > JUMP) | (_spread(age, sky) > 0)
-    agree = (-((off / DOUBT) ** 2)).exp() * (1 - F.max_pool2d(seam.to(dtype), 3, 1, 1))
+    above = torch.cat((_ends(size, sky), _ends(age, sky)), dim=1)
+    agree = (-((off / DOUBT) ** 2)).exp() * whole(rough, _ends(age, known), above)
     w = known * _falling(size, LARGE) * _falling(age, WORN) * _between(agree, e)
     w = torch.minimum(w, F.avg_pool2d(w, 3, 1, 1, count_include_pad=False))  # no hard borders
     told, found = seen.inverse_depth.to(dtype), inverse_depth.to(dtype)
@@ -65,6 +74,21 @@ def composite(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor,
     out = (decoded + w * (e - _between(light, e))).clamp(-1, 1)
     depth = torch.where((seen.mask > 0) & ~wrong, seen.inverse_depth.to(inverse_depth.dtype), inverse_depth)
     return out.unflatten(0, views), depth
+
+
+def whole(rough: Tensor, ages: Tensor, above: Tensor) -> Tensor:
+    """What is left of the weight of narrow cells [N, 1, rows, columns] beside borders between pictures, 0 to 1.
+
+    rough: how far the light of each is from that of its broad cell.  ages: [N, 2, ...], the highest generation in it and
+    the lowest one's negative.  above: [N, 4, ...], the same of the sky's magnification and generation there.
+    """
+    high, low = F.max_pool2d(ages, BESIDE, 1, BESIDE // 2).split(1, dim=1)
+    border = ((high + low > 0) & (high >= OLD)).to(rough.dtype)
+    large, small, high, low = F.max_pool2d(above, ABOVE, 1, ABOVE // 2).split(1, dim=1)
+    seam = ((large + small > JUMP) | (high + low > 0)).to(rough.dtype)
+    torn = 1 - (-((F.max_pool2d(rough, ABOVE, 1, ABOVE // 2) / TORN_ABOVE) ** 2)).exp()
+    seam = F.avg_pool2d(seam, 3, 1, 1, count_include_pad=False) * torn
+    return (-border * (rough / TORN) ** 2).exp() * (1 - seam)
 
 
 def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:
@@ -87,8 +111,9 @@ def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[T
         large=LARGE,
         worn=WORN,
         apart=(APART, FAR),
-        seams=(MEMORY.sky, JUMP),
+        sky=MEMORY.sky,
         redrawn=REDRAWN,
+        whole=whole,
     )
 
 
@@ -108,15 +133,22 @@ def _sums(x: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(x, cell, ceil_mode=True, divisor_override=1)
 
 
-def _spread(x: Tensor, part: Tensor) -> Tensor:
-    """From the lowest to the highest x in a part of small cells, below 0 where a cell has nothing of it. x from 0 to 1000."""
-    high, low = (F.max_pool2d(torch.where(part > 0, y, -1000), NARROW, ceil_mode=True) for y in (x, -x))
-    return high + low
+def _ends(x: Tensor, part: Tensor) -> Tensor:
+    """The highest x [N, 1, Y, X] in a part of small cells and the lowest one's negative, -1000 where there is nothing of it."""
+    both = torch.cat((x, -x), dim=1)
+    return F.max_pool2d(torch.where(part > 0, both, -1000), NARROW, ceil_mode=True)
 
 
 def _mean(e: Tensor, known: Tensor) -> Tensor:
     """Means over what is known of cells of which these are the sums, 0 where nothing is."""
     return e / known.clamp_min(1)
+
+
+def _each(broad: Tensor, narrow: Tensor) -> Tensor:
+    """The value of its broad cell for every narrow one."""
+    side = BROAD // NARROW
+    at = broad.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
+    return at[..., : narrow.shape[-2], : narrow.shape[-1]]
 
 
 def _between(cells: Tensor, like: Tensor) -> Tensor:

@@ -4,11 +4,10 @@
     (x', y', d') = (p₀, p₁, d) / p₂
 
 which holds for the sky (d = 0) too. Colour is never splatted: the sources' inverse depth is (2×2 pixels, one if it
-lands on a centre, more where it is magnified, or what is behind would be seen between the points; nearest wins, holes
-of up to two pixels closed), and every pixel of a view then looks its surface up in each source, where the depth must
-agree. Of those that agree the least magnified and least often redrawn is taken. Where two surfaces meet in a source,
-the depth of the very pixel must agree, and as the farther one's pixels have some of the nearer one's colour, they are
-taken only where the view has the nearer one beside them too.
+lands on a centre; nearest wins, holes of up to two pixels closed), and every pixel of a view then looks its surface
+up in each source, where the depth must agree. Of those that agree the least magnified and least often redrawn is
+taken. Where two surfaces meet in a source, the depth of the very pixel must agree, and as the farther one's pixels
+have some of the nearer one's colour, they are taken only where the view has the nearer one beside them too.
 `engine/warp_cpu.py` is the same as a native loop, `engine/warp_gpu.py` by GPU kernels.
 """
 
@@ -29,10 +28,7 @@ EDGE = (
     0.3,
     0.02,
 )  # share of the nearer and 1/m: between depths that differ by more, and near neither, is no surface
-REACH = (
-    0.49,
-    16.0,
-)  # pixels to all sides that a splatted point covers: from one on a centre to a magnified one
+SPREAD = (-0.49, 0.49)  # a splatted point covers the pixels that these offsets lead to: one if on its centre
 STRICT = 0.2  # share of the nearer: where surfaces meet, a pixel that differs by more shows another one
 KEEP = 0.05  # share: where a source's inverse depth differs by no more from the splat's, it is taken instead
 GREY = 128  # where nothing at all is known
@@ -134,13 +130,13 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
     low, high = (d.view(B, S, Y * X) for d in around(depth))
     there = (sources.poses[:, :, None], sources.intrinsics[:, :, None])
     here = (poses[:, None], intrinsics[:, None])
+    z, top = _splat(depth.view(B, S, -1), low, high, between(*there, *here), sources.used, config, (Y, X))
     V = poses.shape[1]
-    lens = 1 / (sources.intrinsics[:, :, None, 0] / intrinsics[:, None, :, 0].double()).float()
-    z, top = _splat(
-        depth.view(B, S, -1), low, high, sources.used, between(*there, *here), lens, config, (Y, X)
-    )
+    lens = sources.intrinsics[:, :, None, 0] / intrinsics[:, None, :, 0].double()  # fx of source over view
     z, top, back = z.flatten(2), top.flatten(2), between(*here, *there)
-    where, ok, edge, cost, magnification = _look_up(z, top, low, high, sources, back, lens, config, (Y, X))
+    where, ok, edge, cost, magnification = _look_up(
+        z, top, low, high, sources, back, 1 / lens.float(), config, (Y, X)
+    )
     best = cost.argmin(dim=1, keepdim=True)  # [B, 1, V, N]
     mask = ok.any(dim=1)
     picture = _sampled(sources.rgb, where, (Y, X)).gather(1, best[..., None].expand(-1, -1, -1, -1, 3))[:, 0]
@@ -158,56 +154,34 @@ def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryC
 
 
 def _splat(
-    d: Tensor,
-    low: Tensor,
-    high: Tensor,
-    used: Tensor,
-    M: Tensor,
-    lens: Tensor,
-    config: MemoryConfig,
-    size: tuple[int, int],
+    d: Tensor, low: Tensor, high: Tensor, M: Tensor, used: Tensor, config: MemoryConfig, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Nearest inverse depth of all sources in every view, small holes closed, and the largest beside each pixel.
 
     Both [B, V, Y, X], -1: nothing.
-    d, low, high: [B, S, Y·X].  M: [B, S, V, 3, 4].  lens: [B, S, V] focal length of view over source.
-    Maxima are taken of the bits, which order like the numbers ≥ 0.
+    d, low, high: [B, S, Y·X].  M: [B, S, V, 3, 4].  Maxima are taken of the bits, which order like the numbers ≥ 0.
     """
     (Y, X), B, V = size, len(M), M.shape[2]
     x, y = centres(Y, X, d.device)
     p0, p1, p2 = project(M, x, y, d[:, :, None])  # [B, S, V, N]
     keep = (used[..., None] & (d >= 0) & ~_mixed(d, low, high, config))[:, :, None] & (p2 > NEAR)
     p2 = torch.where(keep, p2, 1.0)
-    u, v, reach = p0 / p2, p1 / p2, ((lens[..., None] / p2 - 1) / 2).clamp(*REACH)
-
-    def cell(at: Tensor, cells: int) -> Tensor:
-        """[B·V, S·N]. A ring two pixels wide catches what falls outside."""
-        at = torch.where(keep, at.floor().clamp(-2, cells + 1), -2.0).long() + 2
-        return at.transpose(1, 2).reshape(B * V, -1)
-
-    left, right, up, down = cell(u - reach, X), cell(u + reach, X), cell(v - reach, Y), cell(v + reach, Y)
+    # a ring two pixels wide catches what falls outside
+    left, right = (
+        torch.where(keep, (p0 / p2 + shift).floor().clamp(-2, X + 1), -2.0).long() + 2 for shift in SPREAD
+    )
+    up, down = (
+        torch.where(keep, (p1 / p2 + shift).floor().clamp(-2, Y + 1), -2.0).long() + 2 for shift in SPREAD
+    )
     bits = (d[:, :, None] / p2).transpose(1, 2).reshape(B * V, -1).view(torch.int32)
     buffer = torch.full((B * V, (Y + 4) * (X + 4)), -1, dtype=torch.int32, device=d.device)
     for row, column in product((up, down), (left, right)):
-        buffer.scatter_reduce_(1, row * (X + 4) + column, bits, "amax")
-    wide = (right - left).maximum(down - up) > 1
-    if bool(wide.any()):
-        view = torch.arange(B * V, device=d.device)[:, None].expand_as(wide)[wide]
-        first = view * buffer.shape[1] + up[wide] * (X + 4) + left[wide]
-        at, which = _rectangles(first, (down - up)[wide] + 1, (right - left)[wide] + 1, X + 4)
-        buffer.view(-1).scatter_reduce_(0, at, bits[wide][which], "amax")
+        at = (row * (X + 4) + column).transpose(1, 2).reshape(B * V, -1)
+        buffer.scatter_reduce_(1, at, bits, "amax")
     bits = buffer.view(B * V, Y + 4, X + 4)[:, 2:-2, 2:-2]
     z = torch.where(bits < 0, -1.0, bits.contiguous().view(torch.float32))
-    z, top = around(F.max_pool2d(z[:, None], 3, 1, 1)[:, 0])
-    return z.view(B, V, Y, X), top.view(B, V, Y, X)
-
-
-def _rectangles(first: Tensor, rows: Tensor, columns: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """All cells of rectangles [n] of a table with rows of `stride`, and of which rectangle each is."""
-    count = rows * columns
-    which = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    nth = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which]
-    return first[which] + nth // columns[which] * stride + nth % columns[which], which
+    closed, top = around(F.max_pool2d(z[:, None], 3, 1, 1)[:, 0])
+    return closed.view(B, V, Y, X), top.view(B, V, Y, X)
 
 
 def _apart(low: Tensor, high: Tensor) -> Tensor:

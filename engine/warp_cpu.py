@@ -15,12 +15,12 @@ from numba import njit
 from torch import Tensor
 
 from engine.config import MEMORY, MemoryConfig
-from engine.warp import EDGE, GREY, KEEP, NEAR, REACH, STRICT, Sources, Warped, between
+from engine.warp import EDGE, GREY, KEEP, NEAR, SPREAD, STRICT, Sources, Warped, between
 
 compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
 
 _near, _grey, _share, _step, _strict, _keep = (np.float32(x) for x in (NEAR, GREY, *EDGE, STRICT, KEEP))
-_least, _most = (np.float32(x) for x in REACH)
+_first, _last = (np.float32(x) for x in SPREAD)
 
 
 def warp(sources: Sources, poses: Tensor, intrinsics: Tensor, *, config: MemoryConfig = MEMORY) -> Warped:
@@ -98,7 +98,7 @@ def _view(depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, 
     S, Y, X = depth.shape
     z = np.full((Y + 4, X + 4), np.float32(-1))
     for s in range(S):
-        _splat(z, depth[s], keep[s], there[s], lens[s])
+        _splat(z, depth[s], keep[s], there[s])
     z, wide = _closed(z)
     weight = np.empty((Y, X), np.float32)
     color = np.empty((Y, X, 3), np.float32)
@@ -111,9 +111,9 @@ def _view(depth, low, high, keep, pictures, ages, there, back, lens, rgb, mask, 
 
 
 @compiled
-def _splat(z, d, keep, M, lens):
+def _splat(z, d, keep, M):
     Y, X = d.shape
-    one, half, two = np.float32(1), np.float32(0.5), np.float32(2)
+    two = np.float32(2)
     for j in range(Y):
         y = np.float32(j + 0.5)
         for i in range(X):
@@ -123,21 +123,16 @@ def _splat(z, d, keep, M, lens):
                 continue
             u = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + M[0, 3] * d[j, i]) / p2
             v = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + M[1, 3] * d[j, i]) / p2
-            reach = min(max((lens / p2 - one) * half, _least), _most)
-            if u < -reach or v < -reach or u > X + reach or v > Y + reach:
+            if u < -1 or v < -1 or u > X + 1 or v > Y + 1:
                 continue
             # floor, and the ring of two
-            left, right = max(int(u - reach + two), 0), min(int(u + reach + two), X + 3)
-            up, down = max(int(v - reach + two), 0), min(int(v + reach + two), Y + 3)
+            left, right = int(u + _first + two), int(u + _last + two)
+            up, down = int(v + _first + two), int(v + _last + two)
             near = d[j, i] / p2
             z[up, left] = max(z[up, left], near)
             z[up, right] = max(z[up, right], near)
             z[down, left] = max(z[down, left], near)
             z[down, right] = max(z[down, right], near)
-            if reach > _least:
-                for b in range(up, down + 1):
-                    for a in range(left, right + 1):
-                        z[b, a] = max(z[b, a], near)
 
 
 @compiled

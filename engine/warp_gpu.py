@@ -6,7 +6,7 @@ from torch import Tensor
 
 from engine.compiler import Form, as_it_is
 from engine.config import MEMORY, MemoryConfig
-from engine.warp import EDGE, KEEP, NEAR, REACH, STRICT, Sources, Warped, between, fill
+from engine.warp import EDGE, KEEP, NEAR, SPREAD, STRICT, Sources, Warped, between, fill
 from kernels.warp_draw import warp_draw
 
 
@@ -35,7 +35,7 @@ def warp(
         sky=config.sky,
         near=NEAR,
         edge=EDGE,
-        reach=REACH,
+        spread=SPREAD,
         strict=STRICT,
         keep=KEEP,
     )

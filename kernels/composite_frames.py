@@ -1,16 +1,16 @@
 """Decoded frames with the detail and depth of what was seen of them, as bytes, in two passes over what is given.
 
-The first sums the difference of both in cells: how far small ones agree and whether pictures meet there in the sky, and
-what of the mean of large ones was not seen at first hand. The second reads them between cells, with the weight of each pixel and of the eight around it, and stores what is shown. Definition, twin
-and oracle: `engine.composite.composite`.
+The first sums the difference of both in cells: how far small ones agree and whether pictures meet there, and what of the
+mean of large ones was not seen at first hand. The second reads them between cells, with the weight of each pixel and of the
+eight around it, and stores what is shown. Definition, twin and oracle: `engine.composite.composite`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.program import compiled
@@ -37,12 +37,14 @@ def composite_frames(
     large: tuple[float, float],
     worn: tuple[float, float],
     apart: tuple[float, float],
-    seams: tuple[float, float],
+    sky: float,
     redrawn: int,
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """rgb: [B, V, 3, Y, X] in [-1, 1], any strides, and inverse_depth [B, V, Y, X], decoded.  seen: uint8 [B, V, Y, X, 3].
     mask, generation: uint8, magnification, seen_depth: fp32, all [B, V, Y, X].  cells: sides of large and of small ones.
-    The other numbers are those of `engine.composite`, in pairs where it has two ends; seams: what is sky, and a jump there.
+    The other numbers are those of `engine.composite`, in pairs where it has two ends; sky: the inverse depth up to which it is.
+    whole: that of `engine.composite`.
 
     Returns colours, uint8 [B, V, Y, X, 3], and inverse depth like the decoded one. Sums in fp32.
     """
@@ -53,14 +55,16 @@ def composite_frames(
     )
     few, many = (-(-Y // broad), -(-X // broad)), (-(-Y // narrow), -(-X // narrow))
     light = torch.empty(N, *few, 3, device=rgb.device)
-    agree, seam = (torch.empty(N, *many, device=rgb.device) for _ in range(2))
+    agree, rough = (torch.empty(N, 1, *many, device=rgb.device) for _ in range(2))
+    ages, above = (torch.empty(N, ends, *many, device=rgb.device) for ends in (2, 4))
     sizes: dict[str, Any] = dict(Y=Y, X=X, BROAD=broad, NARROW=narrow, num_warps=WARPS)
     compiled(*CELLS)[(N, *few)](
-        decoded, seen, mask, magnification, generation, seen_depth, light, agree, seam, *decoded.stride(), **sizes,
-        DOUBT=doubt, SKY=seams[0], JUMP=seams[1],
+        decoded, seen, mask, magnification, generation, seen_depth, light, agree, rough, ages, above,
+        *decoded.stride(), **sizes,
+        DOUBT=doubt, SKY=sky,
         CLOSE=close[0], NOT_CLOSE=close[1], FRESH=fresh[0], NOT_FRESH=fresh[1],
     )  # fmt: skip
-    agree *= 1 - F.max_pool2d(seam, 3, 1, 1)
+    agree *= whole(rough, ages, above)
     colors, depth = torch.empty_like(seen), torch.empty_like(inverse_depth)
     compiled(*SHOWN)[(N, -(-Y * X // BLOCK))](
         decoded, inverse_depth, seen, mask, magnification, generation, seen_depth, light, agree, colors, depth,
@@ -83,18 +87,18 @@ def _summed(x, BROAD: tl.constexpr, NARROW: tl.constexpr):
     return tl.sum(tl.sum(tl.reshape(x, [side, NARROW, side, NARROW]), axis=3), axis=1)
 
 
-def _spread(x, part, BROAD: tl.constexpr, NARROW: tl.constexpr):
-    """From the lowest to the highest x in a part of the small cells of a large one, below 0 where there is nothing of it."""
+def _highest(x, part, BROAD: tl.constexpr, NARROW: tl.constexpr):
+    """x in a part of the small cells of a large one, -1000 where there is nothing of it."""
     side: tl.constexpr = BROAD // NARROW
     high = tl.reshape(tl.where(part, x, -1000.0), [side, NARROW, side, NARROW])
-    low = tl.reshape(tl.where(part, -x, -1000.0), [side, NARROW, side, NARROW])
-    return tl.max(tl.max(high, axis=3), axis=1) + tl.max(tl.max(low, axis=3), axis=1)
+    return tl.max(tl.max(high, axis=3), axis=1)
 
 
 def _cells(
-    decoded, seen, mask, magnification, generation, seen_depth, light, agree, seam, s_n, s_c, s_y, s_x,
+    decoded, seen, mask, magnification, generation, seen_depth, light, agree, rough, ages, above,
+    s_n, s_c, s_y, s_x,
     Y: tl.constexpr, X: tl.constexpr, BROAD: tl.constexpr, NARROW: tl.constexpr, DOUBT: tl.constexpr,
-    SKY: tl.constexpr, JUMP: tl.constexpr,
+    SKY: tl.constexpr,
     CLOSE: tl.constexpr, NOT_CLOSE: tl.constexpr, FRESH: tl.constexpr, NOT_FRESH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # view of a flight
@@ -111,13 +115,15 @@ def _cells(
     depth = tl.load(seen_depth + at, mask=live, other=0.0)
     fresh = known * _falling(size, CLOSE, NOT_CLOSE) * _falling(age, FRESH, NOT_FRESH)
     doubted = 1.0 - tl.sum(tl.sum(fresh, axis=1), axis=0) / all_of
-    off = tl.zeros_like(count)
+    off, apart = tl.zeros_like(count), tl.zeros_like(count)
     light += ((i * tl.num_programs(1) + i_y) * tl.num_programs(2) + i_x) * 3
     for channel in tl.static_range(3):
         _, e = _off(decoded, seen, known, at, channel, live, s_c)
         sums = _summed(e, BROAD, NARROW)
         off += tl.abs(sums / count)
-        tl.store(light + channel, tl.sum(tl.sum(sums, axis=1), axis=0) / all_of * doubted)
+        broad = tl.sum(tl.sum(sums, axis=1), axis=0) / all_of
+        apart += tl.abs(sums / count - broad)
+        tl.store(light + channel, broad * doubted)
     off /= 3.0 * DOUBT
     side: tl.constexpr = BROAD // NARROW
     rows: tl.constexpr = (Y + NARROW - 1) // NARROW
@@ -125,9 +131,18 @@ def _cells(
     r, c = i_y * side + tl.arange(0, side)[:, None], i_x * side + tl.arange(0, side)[None, :]
     cell, live = (i * rows + r) * columns + c, (r < rows) & (c < columns)
     tl.store(agree + cell, tl.exp(-off * off), mask=live)
+    tl.store(rough + cell, apart / 3.0, mask=live)
     sky = (known > 0) & (depth <= SKY)
-    jump = (_spread(size, sky, BROAD, NARROW) > JUMP) | (_spread(age, sky, BROAD, NARROW) > 0)
-    tl.store(seam + cell, jump.to(tl.float32), mask=live)
+    plane: tl.constexpr = rows * columns
+    cell -= i * plane
+    for end in tl.static_range(2):
+        sign = 1.0 - 2.0 * end
+        aged = _highest(sign * age, known > 0, BROAD, NARROW)
+        tl.store(ages + (i * 2 + end) * plane + cell, aged, mask=live)
+        tl.store(above + (i * 4 + end) * plane + cell, _highest(sign * size, sky, BROAD, NARROW), mask=live)
+        tl.store(
+            above + (i * 4 + 2 + end) * plane + cell, _highest(sign * age, sky, BROAD, NARROW), mask=live
+        )
 
 
 def _beside(n, cells: tl.constexpr, pixels: tl.constexpr):
@@ -210,4 +225,4 @@ def _shown(
 
 
 # Each with the functions that it calls
-CELLS, SHOWN = (_cells, _off, _summed, _falling, _spread), (_shown, _off, _beside, _falling)
+CELLS, SHOWN = (_cells, _off, _summed, _falling, _highest), (_shown, _off, _beside, _falling)

@@ -33,7 +33,7 @@ def warp_draw(
     sky: float,
     near: float,
     edge: tuple[float, float],
-    reach: tuple[float, float],
+    spread: tuple[float, float],
     strict: float,
     keep: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -56,8 +56,8 @@ def warp_draw(
     z = torch.full((B, V, Y, X), -1.0, device=device)
     wide = torch.empty_like(z)
     compiled(*SPLAT)[(B * S, blocks)](
-        inverse_depth, index, there, lens, z.view(torch.int32),
-        **sizes, LEAST=reach[0], MOST=reach[1], **launch
+        inverse_depth, index, there, z.view(torch.int32),
+        **sizes, FIRST=spread[0], LAST=spread[1], **launch
     )  # fmt: skip
     compiled(*WIDEN)[(B * V, blocks)](z, wide, Y=Y, X=X, BLOCK=BLOCK, num_warps=WARPS)
     color = torch.empty(B, V, Y, X, 3, device=device)
@@ -117,10 +117,10 @@ def _tap(n: tl.constexpr, f):
 
 
 def _splat(
-    depth, index, there, lens, z,
+    depth, index, there, z,
     S: tl.constexpr, V: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr,
     TOLERANCE: tl.constexpr, SKY: tl.constexpr, NEAR: tl.constexpr, SHARE: tl.constexpr, STEP: tl.constexpr,
-    LEAST: tl.constexpr, MOST: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)  # source of a flight
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -137,21 +137,16 @@ def _splat(
             p0, p1, p2 = _projected(there + (i * V + v) * 12, x, y, d)
             ahead = keep & (p2 > NEAR)
             p2 = tl.where(ahead, p2, 1.0)
-            size = tl.div_rn(tl.load(lens + i * V + v), p2)
-            reach = tl.minimum(tl.maximum((size - 1.0) * 0.5, LEAST), MOST)
-            u = tl.minimum(tl.maximum(tl.div_rn(p0, p2), -1.0 - MOST), X + 1.0 + MOST)
-            w = tl.minimum(tl.maximum(tl.div_rn(p1, p2), -1.0 - MOST), Y + 1.0 + MOST)
-            left = tl.maximum(tl.floor(u - reach).to(tl.int32), 0)
-            right = tl.minimum(tl.floor(u + reach).to(tl.int32), X - 1)
-            up = tl.maximum(tl.floor(w - reach).to(tl.int32), 0)
-            down = tl.minimum(tl.floor(w + reach).to(tl.int32), Y - 1)
-            ahead &= (right >= left) & (down >= up)
+            u = tl.minimum(tl.maximum(tl.div_rn(p0, p2), -1.0), X + 1)
+            w = tl.minimum(tl.maximum(tl.div_rn(p1, p2), -1.0), Y + 1)
+            left, right = tl.floor(u + FIRST).to(tl.int32), tl.floor(u + LAST).to(tl.int32)
+            up, down = tl.floor(w + FIRST).to(tl.int32), tl.floor(w + LAST).to(tl.int32)
             bits = tl.div_rn(d, p2).to(tl.int32, bitcast=True)
             view = z + (i // S * V + v) * Y * X
-            for j in range(tl.max(tl.where(ahead, down - up + 1, 0))):
-                for k in range(tl.max(tl.where(ahead, right - left + 1, 0))):
-                    inside = ahead & (up + j <= down) & (left + k <= right)
-                    tl.atomic_max(view + (up + j) * X + left + k, bits, mask=inside, sem="relaxed")
+            for corner in tl.static_range(4):
+                to_r, to_c = (down if corner // 2 else up), (right if corner % 2 else left)
+                inside = ahead & (to_r >= 0) & (to_r < Y) & (to_c >= 0) & (to_c < X)
+                tl.atomic_max(view + to_r * X + to_c, bits, mask=inside, sem="relaxed")
 
 
 def _widen(z, wide, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr):

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.composite import (
+    ABOVE,
     APART,
+    BESIDE,
     BROAD,
     CLOSE,
     DOUBT,
@@ -20,11 +22,15 @@ from engine.composite import (
     JUMP,
     LARGE,
     NARROW,
+    OLD,
     REDRAWN,
+    TORN,
+    TORN_ABOVE,
     WORN,
     composite,
     composite_bytes,
     to_bytes,
+    whole,
 )
 from engine.config import MEMORY
 from engine.metrics import psnr, sharpness
@@ -170,21 +176,34 @@ def test_what_was_redrawn_at_another_distance_is_a_rest_and_goes(age: int, told:
     assert not torch.equal(shown[..., :28, :], soft[..., :28, :])
 
 
-def test_where_the_sky_is_of_two_pictures_they_meet_softly() -> None:
+@pytest.mark.parametrize("depth", [0.0, 0.1])
+def test_where_there_are_two_pictures_they_meet_softly(depth: float) -> None:
     """Two lights, the decoder's between them: a step of 0.2 in the memory, and no step in what is shown."""
     left = torch.arange(X) < X // 2 + 1
     light = torch.where(left, 0.1, -0.1).expand(B, V, 3, Y, X)
-    memory = seen(light, inverse_depth=torch.zeros(B, V, Y, X))
-    older = replace(memory, generation=torch.where(left, 1, 2).to(torch.uint8).expand(B, V, Y, X))
-    near = replace(older, inverse_depth=torch.full((B, V, Y, X), 0.1))
+    memory = seen(light, inverse_depth=torch.full((B, V, Y, X), depth))
+    older = replace(memory, generation=torch.where(left, 1, OLD).to(torch.uint8).expand(B, V, Y, X))
 
     def step(x: Warped) -> float:
         shown, _ = composite(torch.zeros_like(light), DEPTH, x)
         return float(shown.diff(dim=-1).abs().max())
 
-    assert step(near) > 0.1
     assert step(memory) > 0.15
-    assert step(older) < 0.04
+    assert step(older) < 0.06
+
+
+def test_two_pictures_that_agree_in_light_keep_their_detail() -> None:
+    true = 0.2 * picture()
+    soft = blurred(true)
+    ages = torch.where(torch.arange(X) % 24 < 12, 1, OLD).to(torch.uint8).expand(B, V, Y, X)
+    young, old, both = (
+        composite(soft, DEPTH, seen(true, generation=x))[0]
+        for x in (torch.ones_like(ages), torch.full_like(ages, OLD), ages)
+    )
+    assert sharpness(both).mean() > 0.9 * (sharpness(young).mean() + sharpness(old).mean()) / 2
+    patches = torch.where(ages == 1, 0.15, -0.15)[:, :, None]  # a light of its own for each age
+    lit = composite(soft, DEPTH, seen((true + patches).clamp(-1, 1), generation=ages))[0]
+    assert (lit - soft).abs().mean() < 0.4 * 0.15
 
 
 def test_flights_do_not_see_each_other() -> None:
@@ -243,14 +262,27 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     size, age = memory.magnification, memory.generation
     trust = falling(size, LARGE), falling(age, WORN)
     off = means(NARROW).abs().mean(2, keepdim=True)
-    agree = (-((off / DOUBT) ** 2)).exp()
     rows, columns = off.shape[-2:]
+    at = NARROW * torch.arange(rows)[:, None] // BROAD, NARROW * torch.arange(columns) // BROAD
+    rough = (means(NARROW) - means(BROAD)[..., at[0], at[1]]).abs().mean(2, keepdim=True)
+    border, seam = torch.zeros_like(off), torch.zeros_like(off)
     for b, v, y, x in product(range(off.shape[0]), range(off.shape[1]), range(rows), range(columns)):
-        cell = (b, v, slice(NARROW * y, NARROW * (y + 1)), slice(NARROW * x, NARROW * (x + 1)))
-        sky = (memory.mask[cell] > 0) & (memory.inverse_depth[cell] <= MEMORY.sky)
-        sizes, ages = size[cell][sky], age[cell][sky]
-        if len(sizes) and (sizes.max() - sizes.min() > JUMP or ages.max() > ages.min()):
-            agree[b, v, 0, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = 0
+        of = memory.mask[b, v] > 0
+        sky = of & (memory.inverse_depth[b, v] <= MEMORY.sky)
+        near, wide = (
+            tuple(slice(max(NARROW * (i - r), 0), NARROW * (i + r + 1)) for i in (y, x))
+            for r in (BESIDE // 2, ABOVE // 2)
+        )
+        ages = age[b, v][near][of[near]]
+        border[b, v, 0, y, x] = len(ages) > 0 and bool(ages.max() > ages.min() and ages.max() >= OLD)
+        sizes, ages = (values[b, v][wide][sky[wide]] for values in (size, age))
+        seam[b, v, 0, y, x] = len(ages) > 0 and bool(
+            sizes.max() - sizes.min() > JUMP or ages.max() > ages.min()
+        )
+    seam = F.avg_pool2d(seam.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(seam)
+    roughest = F.max_pool2d(rough.flatten(0, 1), ABOVE, 1, ABOVE // 2).view_as(seam)
+    seam = seam * (1 - (-((roughest / TORN_ABOVE) ** 2)).exp())
+    agree = (-((off / DOUBT) ** 2) - border * (rough / TORN) ** 2).exp() * (1 - seam)
     w = known * trust[0] * trust[1] * everywhere(agree)
     around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
     told, found = memory.inverse_depth.double(), depth.double()
@@ -286,7 +318,7 @@ def alike(rgb: Tensor, depth: Tensor, memory: Warped) -> None:
     given = dict(seen=memory.rgb, mask=memory.mask, seen_depth=memory.inverse_depth)
     given |= dict(magnification=memory.magnification, generation=memory.generation)
     numbers = dict(cells=(BROAD, NARROW), doubt=DOUBT, close=CLOSE, fresh=FRESH, large=LARGE, worn=WORN)
-    numbers |= dict(apart=(APART, FAR), seams=(MEMORY.sky, JUMP), redrawn=REDRAWN)
+    numbers |= dict(apart=(APART, FAR), sky=MEMORY.sky, redrawn=REDRAWN, whole=whole)
     colors, found = composite_frames(rgb, depth, **given, **numbers)  # type: ignore[arg-type]
     assert (colors.shape, colors.dtype) == (twin.shape, twin.dtype)
     assert torch.equal(found, where)
