@@ -36,10 +36,7 @@ APART, FAR = (
     0.004,
 )  # inverse depths contradict if they differ by this share of the larger and by this, 1/m
 JUMP = 0.03  # of magnification, in a narrow cell of sky, from one picture to another; generations tell pictures apart too
-TORN, TORN_ABOVE = (
-    0.06,
-    0.03,
-)  # mean difference of a narrow cell from its broad one, beside a border, for 1/e; in the sky
+TORN = 0.06, 0.03  # mean difference of a narrow cell from its broad one, there, for 1/e; in the sky
 BESIDE, ABOVE = 3, 7  # narrow cells: side of the square around a border in which it counts; in the sky
 OLD = 4  # generations: where nothing is as old, there are no borders to speak of; the sky has some from the first
 REDRAWN = 2  # generations from which a memory that contradicts the decoder is wrong
@@ -82,13 +79,13 @@ def whole(rough: Tensor, ages: Tensor, above: Tensor) -> Tensor:
     rough: how far the light of each is from that of its broad cell.  ages: [N, 2, ...], the highest generation in it and
     the lowest one's negative.  above: [N, 4, ...], the same of the sky's magnification and generation there.
     """
-    high, low = F.max_pool2d(ages, BESIDE, 1, BESIDE // 2).split(1, dim=1)
-    border = ((high + low > 0) & (high >= OLD)).to(rough.dtype)
-    large, small, high, low = F.max_pool2d(above, ABOVE, 1, ABOVE // 2).split(1, dim=1)
+    high, low = ages.split(1, dim=1)
+    border = F.max_pool2d(((high + low > 0) & (high >= OLD)).to(rough.dtype), BESIDE, 1, BESIDE // 2)
+    large, small, high, low = above.split(1, dim=1)
     seam = ((large + small > JUMP) | (high + low > 0)).to(rough.dtype)
-    torn = 1 - (-((F.max_pool2d(rough, ABOVE, 1, ABOVE // 2) / TORN_ABOVE) ** 2)).exp()
-    seam = F.avg_pool2d(seam, 3, 1, 1, count_include_pad=False) * torn
-    return (-border * (rough / TORN) ** 2).exp() * (1 - seam)
+    seam, roughest = F.max_pool2d(torch.cat((seam, rough), dim=1), ABOVE, 1, ABOVE // 2).split(1, dim=1)
+    seam = F.avg_pool2d(seam, 3, 1, 1, count_include_pad=False)
+    return (-border * (rough / TORN[0]) ** 2).exp() * (1 - seam * (1 - (-((roughest / TORN[1]) ** 2)).exp()))
 
 
 def composite_bytes(rgb: Tensor, inverse_depth: Tensor, seen: Warped) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,6 @@ from engine.composite import (
     OLD,
     REDRAWN,
     TORN,
-    TORN_ABOVE,
     WORN,
     composite,
     composite_bytes,
@@ -195,7 +194,7 @@ def test_where_there_are_two_pictures_they_meet_softly(depth: float) -> None:
 def test_two_pictures_that_agree_in_light_keep_their_detail() -> None:
     true = 0.2 * picture()
     soft = blurred(true)
-    ages = torch.where(torch.arange(X) % 24 < 12, 1, OLD).to(torch.uint8).expand(B, V, Y, X)
+    ages = torch.where((torch.arange(X) + 2) % 24 < 12, 1, OLD).to(torch.uint8).expand(B, V, Y, X)
     young, old, both = (
         composite(soft, DEPTH, seen(true, generation=x))[0]
         for x in (torch.ones_like(ages), torch.full_like(ages, OLD), ages)
@@ -267,22 +266,20 @@ def directly(rgb: Tensor, depth: Tensor, memory: Warped) -> Tensor:
     rough = (means(NARROW) - means(BROAD)[..., at[0], at[1]]).abs().mean(2, keepdim=True)
     border, seam = torch.zeros_like(off), torch.zeros_like(off)
     for b, v, y, x in product(range(off.shape[0]), range(off.shape[1]), range(rows), range(columns)):
-        of = memory.mask[b, v] > 0
-        sky = of & (memory.inverse_depth[b, v] <= MEMORY.sky)
-        near, wide = (
-            tuple(slice(max(NARROW * (i - r), 0), NARROW * (i + r + 1)) for i in (y, x))
-            for r in (BESIDE // 2, ABOVE // 2)
-        )
-        ages = age[b, v][near][of[near]]
-        border[b, v, 0, y, x] = len(ages) > 0 and bool(ages.max() > ages.min() and ages.max() >= OLD)
-        sizes, ages = (values[b, v][wide][sky[wide]] for values in (size, age))
-        seam[b, v, 0, y, x] = len(ages) > 0 and bool(
-            sizes.max() - sizes.min() > JUMP or ages.max() > ages.min()
-        )
+        cell = (b, v, slice(NARROW * y, NARROW * (y + 1)), slice(NARROW * x, NARROW * (x + 1)))
+        of = memory.mask[cell] > 0
+        sky = of & (memory.inverse_depth[cell] <= MEMORY.sky)
+        if of.any() and age[cell][of].max() > age[cell][of].min() and age[cell][of].max() >= OLD:
+            r = BESIDE // 2
+            border[b, v, 0, max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1] = 1
+        sizes, ages = size[cell][sky], age[cell][sky]
+        if len(sizes) and (sizes.max() - sizes.min() > JUMP or ages.max() > ages.min()):
+            r = ABOVE // 2
+            seam[b, v, 0, max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1] = 1
     seam = F.avg_pool2d(seam.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(seam)
     roughest = F.max_pool2d(rough.flatten(0, 1), ABOVE, 1, ABOVE // 2).view_as(seam)
-    seam = seam * (1 - (-((roughest / TORN_ABOVE) ** 2)).exp())
-    agree = (-((off / DOUBT) ** 2) - border * (rough / TORN) ** 2).exp() * (1 - seam)
+    seam = seam * (1 - (-((roughest / TORN[1]) ** 2)).exp())
+    agree = (-((off / DOUBT) ** 2) - border * (rough / TORN[0]) ** 2).exp() * (1 - seam)
     w = known * trust[0] * trust[1] * everywhere(agree)
     around = F.avg_pool2d(w.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (B, V))
     told, found = memory.inverse_depth.double(), depth.double()
