@@ -106,7 +106,7 @@ def test_rewind_branch_save_open(tmp_path: Path) -> None:
 
             def opened() -> bool:
                 picture = grab(env, tmp_path / "screen.png")[..., ::-1].astype(int)
-                return all(np.abs(picture[5 * y, 5 * x] - shown[y, x]).max() < 60 for y, x in places)
+                return all(np.abs(picture[5 * y + 2, 5 * x + 2] - shown[y, x]).max() < 60 for y, x in places)
 
             wait(opened, "the saved world did not appear")
             program.send_signal(signal.SIGINT)
