@@ -143,8 +143,7 @@ def _mean(e: Tensor, known: Tensor) -> Tensor:
 
 def _each(broad: Tensor, narrow: Tensor) -> Tensor:
     """The value of its broad cell for every narrow one."""
-    side = BROAD // NARROW
-    at = broad.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
+    at = F.interpolate(broad, scale_factor=BROAD // NARROW)
     return at[..., : narrow.shape[-2], : narrow.shape[-1]]
 
 

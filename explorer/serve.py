@@ -225,15 +225,8 @@ def _ordered(options: ServeOptions, assets: Path) -> tuple[Scene, ...]:
 
 def _loaded(session: Session, say: Callable[[str], None]) -> Ready:
     """Wait for the model. Raises ValueError where it cannot be loaded."""
-    said = ""
-    while session.engine.spec is None:
-        session.tick(Steering(), now=time.perf_counter())
-        if session.stage == "failed":
-            raise ValueError(session.note)
-        if session.note and session.note != said:
-            said = session.note
-            say(f"{said} …")
-        time.sleep(RESTING)
+    _wait(session, say, lambda: session.engine.spec is not None)
+    assert session.engine.spec is not None
     return session.engine.spec
 
 
@@ -242,13 +235,22 @@ def _drawn(session: Session, scene: Scene, say: Callable[[str], None]) -> Scene:
     if scene.drawn:
         return scene
     session.begin(scene)
-    say(f"{session.note} …")
-    while session.scene is not None and not session.scene.drawn:
+    _wait(session, say, lambda: session.scene is not None and session.scene.drawn)
+    assert session.scene is not None
+    return session.scene
+
+
+def _wait(session: Session, say: Callable[[str], None], done: Callable[[], bool]) -> None:
+    """Until something is done, saying what the engine does meanwhile. Raises ValueError where it fails."""
+    said = ""
+    while not done():
+        if session.note and session.note != said:
+            said = session.note
+            say(f"{said} …")
         session.tick(Steering(), now=time.perf_counter())
         if session.stage == "failed":
             raise ValueError(session.note)
-        time.sleep(FLYING)
-    return session.scene or scene
+        time.sleep(RESTING)
 
 
 def _open(broadcast: Broadcast) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from explorer.session import Session
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -22,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:.*does not have a deterministic implementation:UserWarning"
     )
+
+
+@pytest.fixture(scope="module")
+def session(assets: Path) -> Iterator[Session]:
+    """pocket in an engine process, with the weights that the module's own `assets` are."""
+    session = Session("pocket", assets=assets, device="cpu", threads=1)
+    yield session
+    session.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -40,13 +39,6 @@ def shipped() -> Engine:
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_assets(tmp_path_factory.mktemp("world") / "assets", scenes=2)
-
-
-@pytest.fixture(scope="module")
-def session(assets: Path) -> Iterator[Session]:
-    session = Session("pocket", assets=assets, device="cpu", threads=1)
-    yield session
-    session.stop()
 
 
 def begun(engine: Engine, prompt: str, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

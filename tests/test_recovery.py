@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,13 +29,6 @@ W = Hands().press("w", now=0.0).steering
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_assets(tmp_path_factory.mktemp("world") / "assets", scenes=2)
-
-
-@pytest.fixture(scope="module")
-def session(assets: Path) -> Iterator[Session]:
-    session = Session("pocket", assets=assets, device="cpu", threads=1)
-    yield session
-    session.stop()
 
 
 def moments(session: Session) -> int:

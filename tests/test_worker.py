@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +25,6 @@ run = partial(run_until, limit=60.0)
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_assets(tmp_path_factory.mktemp("world") / "assets")
-
-
-@pytest.fixture(scope="module")
-def session(assets: Path) -> Iterator[Session]:
-    session = Session("pocket", assets=assets, device="cpu", threads=1)
-    yield session
-    session.stop()
 
 
 def test_a_flight_shows_every_frame_in_order_where_the_pilot_steers(session: Session, assets: Path) -> None:
